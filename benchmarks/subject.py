@@ -12,7 +12,8 @@ from bson import ObjectId
 
 from app.errors import Refused
 from app.models import Audience
-from app.social import Social
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Stack, is_away
 from app.stack.cost import Cost, counted
 from benchmarks.tokens import give
@@ -57,7 +58,8 @@ class InProcess:
     """The system without HTTP: the figures are the phases' own, and this process is the web process."""
 
     def __init__(self, stack: Stack, timelines: Timelines) -> None:
-        self._social, self._timelines = Social(stack, timelines.outbox), timelines
+        self._timelines = timelines
+        self._relations, self._statuses = Relations(stack, timelines.outbox), Statuses(stack, timelines.outbox)
 
     async def page(self, reader: ObjectId, phase: str, before: ObjectId | None, limit: int) -> Seen:
         with counted() as cost:
@@ -66,15 +68,15 @@ class InProcess:
 
     async def post(self, author: ObjectId, text: str, audience: Audience, key: str) -> tuple[ObjectId, Cost | None]:
         with counted() as cost:
-            status, _ = await _answered(self._social.post(author, text, audience, key))
+            status, _ = await _answered(self._statuses.post(author, text, audience, key))
         return status.id, cost
 
     async def delete(self, author: ObjectId, status: ObjectId) -> None:
-        await _answered(self._social.delete(author, status))
+        await _answered(self._statuses.delete(author, status))
 
     async def relate(self, who: ObjectId, relation: Relating, other: ObjectId) -> None:
-        social = self._social
-        change = {"follow": social.follow, "unfollow": social.unfollow, "block": social.block}[relation]
+        edges = self._relations
+        change = {"follow": edges.follow, "unfollow": edges.unfollow, "block": edges.block}[relation]
         await _answered(change(who, other))
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bson import ObjectId
 
 from app.demo.progress import Progress, silent
-from app.social import Social
+from app.social.statuses import Statuses
 from benchmarks import answers, scenes
 from benchmarks.observe import Meters
 from benchmarks.origin import origin
@@ -274,8 +274,8 @@ async def _pulled(
     await right()
     before = await page()
     async with scenes.forced(rig, phase, authors, pulled=True):
-        social = Social(rig.stack, rig.timelines.outbox)
-        posted = [(await social.post(author, "a status that is pulled"))[0].id for author in authors]
+        statuses = Statuses(rig.stack, rig.timelines.outbox)
+        posted = [(await statuses.post(author, "a status that is pulled"))[0].id for author in authors]
         await right()
         after = await page()
     await rig.stack.db["statuses"].delete_many({"_id": {"$in": posted}})

@@ -47,7 +47,7 @@ class Phase:
 
     slug: str
     title: str
-    poster_waits: str  # what the poster waits for, over HTTP (`Social.post` itself waits for the enqueue, too)
+    poster_waits: str  # what the poster waits for, over HTTP (`Statuses.post` itself waits for the enqueue, too)
     reader_waits: str
     kept_where: str
     store: type[Store] | None = None

@@ -20,7 +20,9 @@ from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.inbox.pictures import Pictures
 from app.names import Names
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from phases.delivering.outbox import Outbox
 from phases.delivering.switch import Switch
 from phases.timelines import PhaseConsumer, Timelines
@@ -103,7 +105,9 @@ SCATTERED: tuple[Scattered, ...] = (
 Seen = set[tuple[str, tuple[str, ...]]]
 HOT: ContextVar[Seen | None] = ContextVar("hot", default=None)
 USE_CASES = (
-    *((Social, name) for name in vars(Social)),
+    *((People, name) for name in vars(People)),
+    *((Relations, name) for name in vars(Relations)),
+    *((Statuses, name) for name in vars(Statuses)),
     *((Accounts, name) for name in vars(Accounts)),
     *((Notifications, name) for name in vars(Notifications)),
     *((Conversations, name) for name in vars(Conversations)),

@@ -26,7 +26,7 @@ from app.config import Config
 from app.departures import depart, end_conversations
 from app.models import SETTINGS, Status, User
 from app.names import Names
-from app.social import Social
+from app.social.statuses import Statuses
 from app.stack import OutOfTime, Stack, connected
 from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
@@ -841,7 +841,7 @@ async def test_names_that_are_looked_up_for_a_page_are_among_its_cost(monkeypatc
 
         monkeypatch.setattr(api, "perf_counter", lambda: now_s[0])
         monkeypatch.setattr(Names, "of", taking_a_second)
-        social = app.state.services.social
+        people = app.state.services.people
 
         async def commands() -> int:
             cost = (await ann.json("GET", "/timeline", params={"phase": "query"}))["cost"]
@@ -850,7 +850,7 @@ async def test_names_that_are_looked_up_for_a_page_are_among_its_cost(monkeypatc
 
         await commands()
         remembered = await commands()
-        social._names = Names(social.stack.db)  # as in a process that knows nobody yet
+        people._names = Names(app.state.services.stack.db)  # as in a process that knows nobody yet
         assert await commands() == remembered + 1
         assert await commands() == remembered
 
@@ -1158,13 +1158,13 @@ async def test_a_change_that_is_not_answered_in_time_may_have_been_made(
     ann: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever simply repeats it posts twice."""
-    post = Social.post
+    post = Statuses.post
 
     async def too_late(*args: Any, **options: Any) -> None:
         await post(*args, **options)
         raise OutOfTime("a request has waited for 5 s")
 
-    monkeypatch.setattr(Social, "post", too_late)
+    monkeypatch.setattr(Statuses, "post", too_late)
     key = {"Idempotency-Key": "1"}
     refused = await ann("POST", "/statuses", 503, json={"text": "hello"}, headers=key)
     assert int(refused.headers["retry-after"]) >= 1

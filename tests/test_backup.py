@@ -86,7 +86,7 @@ class System:
         async with self.process() as world:
             for author in list(world.ids)[:4]:
                 await world.post(author, "lost")
-            await world.social.unfollow(*await _edge(world))
+            await world.relations.unfollow(*await _edge(world))
             await world.drain()
             await world.warm(*list(world.ids)[:READERS])
 

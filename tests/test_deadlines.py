@@ -60,7 +60,7 @@ async def signed_in(stack: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("path", "hangs"), [("/sign-in", "page"), ("/sign-in-as", "person"), ("/sign-out", "sign_out")]
+    ("path", "hangs"), [("/sign-in", "page"), ("/sign-in-as", "by_handle"), ("/sign-out", "sign_out")]
 )
 async def test_so_does_coming_in_and_going(path: str, hangs: str) -> None:
     """Hashing a password takes its time; what comes before and after it has that of any other request."""
@@ -71,7 +71,7 @@ async def test_so_does_coming_in_and_going(path: str, hangs: str) -> None:
             await ann.submit("/sign-out")
             await ann.open("/sign-in?next=/")
         ours = site.app.state.services
-        hanging: Any = {"page": site.timelines, "person": ours.social, "sign_out": ours.accounts}[hangs]
+        hanging: Any = {"page": site.timelines, "by_handle": ours.people, "sign_out": ours.accounts}[hangs]
         site.stack.config = site.stack.config.model_copy(update={"server_timeout_s": 0.1})
         typed = {"handle": "ann", "password": PASSWORD, "text": "typed before"}
         with patch.object(hanging, hangs, for_ever):

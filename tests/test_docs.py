@@ -30,7 +30,7 @@ from app.models import DOCUMENTS as MODEL
 from app.servers import programs
 from app.servers.children import LOG_LIMIT
 from app.servers.urls import SERVERS
-from app.social import TEXT_LIMIT
+from app.social.statuses import TEXT_LIMIT
 from app.stack.queue.strict import DEAD_LETTER_TTL_S
 from app.walkthrough.ideas.i4_cache import THREE_DAYS_S
 from app.watch.metrics import REGISTRY

@@ -9,7 +9,7 @@ import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
 from app.models import User
-from app.social import Social
+from app.social.people import People
 from tests.live.test_wire import Site, running
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ async def test_an_export_that_cannot_begin_is_503(
 async def test_an_export_that_cannot_go_on_breaks_off_and_is_counted_as_an_error(
     site: Site, ann: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Social, "followers", away)
+    monkeypatch.setattr(People, "followers", away)
     before = await counted(site, address)
     received = bytearray()
     async with site.http.stream("GET", at(site, address), headers=ann) as answer:

@@ -27,7 +27,7 @@ EXPECTED = ["carl again", "bob", "carl"]
 @pytest.fixture
 async def told(world: World) -> World:
     """Ann follows bob and carl, and not dora."""
-    await world.people("ann", "bob", "carl", "dora")
+    await world.sign_up("ann", "bob", "carl", "dora")
     await world.follow("ann", "bob", "carl")
     for author, text in (("carl", "carl"), ("bob", "bob"), ("dora", "dora"), ("carl", "carl again")):
         await world.post(author, text)
@@ -166,7 +166,7 @@ def test_a_list_in_memory_has_what_was_sent_and_loses_it_once_it_is_handed_out()
 
 
 async def test_two_marks_say_how_far_each_message_is_whatever_order_receipts_come_in(world: World) -> None:
-    await world.people("ann", "ben", "cat", "dora")
+    await world.sign_up("ann", "ben", "cat", "dora")
     talk, ann = Conversations(world.stack), world.ids["ann"]
     receipts = [(2, 0), (0, 1), (3, 1), (1, 0), (0, 2), (2, 0)]
     for other, received in (("ben", receipts), ("cat", [*reversed(receipts), *receipts]), ("dora", receipts[:2])):

@@ -309,7 +309,7 @@ async def _interrupted(*_: object) -> None:
 
 async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world: World) -> None:
     """A poster is not told of a fault of ours, and a job is not failed by it: the delivery stays pending."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     with patch("phases.keeping.entries.insert_missing", _interrupted):
         await world.post("zoe", "stored")
@@ -353,7 +353,7 @@ def failpoints(servers: Addresses) -> Iterator[Addresses]:
 async def town(addresses: Addresses, database: str) -> AsyncIterator[World]:
     async with connected(addresses, Config(database=database), clock := ManualClock(NOON)) as stack:
         world = await World.open(stack, clock)
-        await world.people("zoe")
+        await world.sign_up("zoe")
         yield world
         await stack.db.client.drop_database(database)
 
@@ -366,15 +366,15 @@ async def test_what_no_majority_had_is_in_nobodys_way(servers: Addresses) -> Non
         _, upload = await pictures.address(zoe, "image/png", 1)
         stepping_down = patch.object(Direct, "insert", side_effect=DuplicateKeyError("it is there", DUPLICATE_KEY))
         with stepping_down:
-            status, created = await world.social.post(zoe, "hello", idempotency_key="k")
+            status, created = await world.statuses.post(zoe, "hello", idempotency_key="k")
         assert (created, await world.walk("zoe", "query")) == (True, ["hello"])
-        assert await world.social.post(zoe, "hello", idempotency_key="k") == (status, False)
+        assert await world.statuses.post(zoe, "hello", idempotency_key="k") == (status, False)
         with stepping_down:
             await pictures.store(upload, png())
         assert (await pictures.picture(zoe, upload.id)).type == "image/png"
         with stepping_down:
             ann = await Accounts(world.stack).sign_up("ann", None, "a long password")
-        assert await world.social.person("ann") == ann
+        assert await world.people.by_handle("ann") == ann
 
 
 @pytest.mark.servers
@@ -384,14 +384,14 @@ async def test_a_repeat_of_what_no_majority_may_have_is_an_outage(failpoints: Ad
     async with town(failpoints, "test_unsure") as world:
         zoe, pictures = world.ids["zoe"], Pictures(world.stack)
         _, upload = await pictures.address(zoe, "image/png", 1)
-        status, _ = await world.social.post(zoe, "hello", idempotency_key="k")
+        status, _ = await world.statuses.post(zoe, "hello", idempotency_key="k")
         await pictures.store(upload, png())
         with failing(str(failpoints.mongodb), "insert", writeConcernError=unsure):
             with pytest.raises(UNAVAILABLE):
-                await world.social.post(zoe, "hello", idempotency_key="k")
+                await world.statuses.post(zoe, "hello", idempotency_key="k")
             with pytest.raises(UNAVAILABLE):
                 await pictures.store(upload, png())
-        assert await world.social.post(zoe, "hello", idempotency_key="k") == (status, False)
+        assert await world.statuses.post(zoe, "hello", idempotency_key="k") == (status, False)
         with pytest.raises(Conflict):
             await pictures.store(upload, png())
 

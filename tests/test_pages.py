@@ -501,9 +501,9 @@ async def test_likes_are_shown_where_there_are_any(site: Site) -> None:
     await ann.act("bob", "follow")
     (id,) = re.findall(r'href="/statuses/(\w{24})"', await bob.post("hello"))
     assert 'class="likes"' not in bob.html
-    social = site.app.state.services.social
+    here = site.app.state.services
     for handle, words in (("ann", ">1 like<"), ("bob", ">2 likes<")):
-        await social.like((await social.person(handle)).id, ObjectId(id))
+        await here.statuses.like((await here.people.by_handle(handle)).id, ObjectId(id))
         for address in ("/", "/@bob", f"/statuses/{id}"):
             assert words in await ann.open(address), address
 
@@ -696,7 +696,7 @@ async def test_older_pages_lead_to_the_first_status_and_back(demo: Site, slug: s
     assert author
     for n in range(45):
         demo.clock.advance(2)
-        await demo.app.state.services.social.post(author.id, f"status {n}")
+        await demo.app.state.services.statuses.post(author.id, f"status {n}")
     await ann.open(f"/?phase={slug}")
     seen = texts(ann.html)
     while older := re.findall(r'href="([^"]+)" rel="next"', ann.html):
@@ -1368,7 +1368,7 @@ def away(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Awaitab
     async def take(name: str) -> None:
         owner, _, method = name.partition(".")
         monkeypatch.setattr(
-            {"timelines": site.timelines, "social": site.app.state.services.social}[owner], method, gone
+            {"timelines": site.timelines, "statuses": site.app.state.services.statuses}[owner], method, gone
         )
 
     return take
@@ -1410,7 +1410,7 @@ async def test_a_status_that_could_not_be_stored_is_kept_and_posted_once(
 ) -> None:
     ann = await site.browser().sign_up("ann")
     with monkeypatch.context():
-        await away("social.post")
+        await away("statuses.post")
         html = await ann.post("not <lost>")
         assert ann.status == 503
         assert int(ann.answer.headers["retry-after"]) > 0

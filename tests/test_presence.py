@@ -45,7 +45,7 @@ class Process(Presences):
 @pytest.fixture
 async def town(world: World) -> World:
     """Zoe and Ann follow each other, and Kim and everybody do."""
-    await world.people("ann", "zoe", "ben", "kim")
+    await world.sign_up("ann", "zoe", "ben", "kim")
     await world.follow("ann", "zoe")
     await world.follow("zoe", "ann")
     for name in ("ann", "zoe", "ben"):
@@ -234,7 +234,7 @@ async def test_only_mutual_followers_see_it_unless_it_is_hidden(town: World) -> 
     assert not await seen(ben, ann)
     await town.follow("ben", "ann")
     assert await seen(ann, ben)
-    await town.social.unfollow(ann, ben)
+    await town.relations.unfollow(ann, ben)
     assert not await seen(ann, ben)
     assert not await seen(ann, ann)
     await db["users"].update_one({"_id": zoe}, {"$set": {"presence": "nobody"}})

@@ -21,7 +21,7 @@ from pymongo import ASCENDING, IndexModel
 from app.cli import main
 from app.config import Config
 from app.models import SETTINGS
-from app.social import Social
+from app.social.statuses import Statuses
 from app.stack import Addresses, Stack, connected, schema
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database, connect, disconnect
@@ -393,7 +393,7 @@ async def test_a_rolling_restart(servers: Addresses) -> None:
 
     async def post(stack: Stack, timelines: Timelines) -> None:
         clock.advance(1)
-        await Social(stack, timelines.outbox).post(author, f"posted {next(posted)}", "followers")
+        await Statuses(stack, timelines.outbox).post(author, f"posted {next(posted)}", "followers")
 
     async def step(_: Database) -> None:
         """It writes what older programs leave alone, batch by batch, and the older process goes on in between."""

@@ -133,7 +133,7 @@ async def test_everything_works(environment: dict[str, str]) -> None:
     async with connected(addresses, config, clock) as stack:
         assert all((await stack.check()).values())
         world = await World.open(stack, clock)
-        await world.people("ann", "zoe")
+        await world.sign_up("ann", "zoe")
         await world.follow("ann", "zoe")
         await world.timelines.change(delivering=KEEPING)
         world.pass_grace()

@@ -37,7 +37,7 @@ async def people(site: Site) -> list[dict[str, str]]:
 async def picture(site: Site, size: int) -> tuple[str, bytes]:
     """A picture for everybody here: its path, and its bytes."""
     services, id, data = site.app.state.services, ObjectId(), Random(size).randbytes(size)
-    readers = [(await services.social.person(handle)).id for handle in EVERYBODY]
+    readers = [(await services.people.by_handle(handle)).id for handle in EVERYBODY]
     await services.stack.db[IMAGES].insert_one({"_id": id, "type": "image/png", "data": data, "readers": readers})
     return f"/images/{id}", data
 

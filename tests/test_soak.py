@@ -68,7 +68,7 @@ async def town() -> AsyncIterator[World]:
     async with connected(STAND_INS, config, clock) as stack:
         world = await World.open(stack, clock)
         world.timelines.outbox.add(Notifier(stack, world.timelines.outbox))
-        await world.people("zoe", *MANY)
+        await world.sign_up("zoe", *MANY)
         for fan in MANY:
             await world.follow(fan, "zoe")
         for _ in range(STORED_AT_ONCE):  # then there is the document that counts them
@@ -100,8 +100,8 @@ async def ten_minutes(world: World) -> None:
     for n, fan in enumerate(MANY):
         await world.warm(fan)
         await world.post("zoe", f"{n}")
-        await world.social.unfollow(world.ids[fan], world.ids["zoe"])
-        await world.social.follow(world.ids[fan], world.ids["zoe"])
+        await world.relations.unfollow(world.ids[fan], world.ids["zoe"])
+        await world.relations.follow(world.ids[fan], world.ids["zoe"])
         await passes(world, 20)
     with patch.object(world.stack.memcached, "prepend", failing):
         await world.post("zoe", "tried again and again")

@@ -24,7 +24,8 @@ from app.config import Config
 from app.models import User
 from app.servers.commands import address
 from app.servers.replica import replica_set
-from app.social import Social
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Addresses, Stack, connected
 from app.stack.mongodb.changes import HistoryLost, inserts
 from app.stack.mongodb.connection import direct
@@ -74,7 +75,7 @@ async def person(stack: Stack, handle: str) -> ObjectId:
 
 
 async def post(timelines: Timelines, author: ObjectId, text: str) -> ObjectId:
-    status, _ = await Social(timelines.stack, timelines.outbox).post(author, text)
+    status, _ = await Statuses(timelines.stack, timelines.outbox).post(author, text)
     return status.id
 
 
@@ -115,7 +116,7 @@ async def test_an_insert_is_on_its_readers_sets_and_no_job_is_queued(timelines: 
 async def test_further_steps_are_taken_by_any_worker(timelines: Timelines) -> None:
     zoe, *fans = [await person(timelines.stack, name) for name in ("zoe", *(f"fan{n}" for n in range(9)))]
     for fan in fans:
-        await Social(timelines.stack, timelines.outbox).follow(fan, zoe)
+        await Relations(timelines.stack, timelines.outbox).follow(fan, zoe)
         await timelines.page(fan)
     async with run_in_thread(timelines):
         id = await post(timelines, zoe, "hello")

@@ -15,7 +15,9 @@ from starlette.routing import Mount, Route
 
 from app.accounts import Accounts
 from app.models import Audience, StatusRow
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.web.api import OPERATIONS, PREFIX
 from app.web.pages import FORMS
 from benchmarks.oracle import Oracle, Told
@@ -163,28 +165,31 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
 async def seated(site: Site) -> Viewer:
     """A viewer, and an author with a status of an unrelated friend between them."""
     browser = await site.browser().sign_up("viewer")
-    social = Social(site.stack, site.timelines.outbox)
-    viewer = await social.person("viewer")
+    parts = site.stack, site.timelines.outbox
+    people, relations, statuses = People(site.stack), Relations(*parts), Statuses(*parts)
+    viewer = await people.by_handle("viewer")
     accounts = Accounts(site.stack)
     author = await accounts.sign_up("author", "Author", "correct horse")
     friend = await accounts.sign_up("friend", "Friend", "correct horse")
-    await social.follow(viewer.id, friend.id)
-    await social.follow(friend.id, author.id)
+    await relations.follow(viewer.id, friend.id)
+    await relations.follow(friend.id, author.id)
     token, _ = await accounts.new_token(viewer.id)
     site.clock.advance(2)
-    await social.post(friend.id, "by a friend")
+    await statuses.post(friend.id, "by a friend")
     return Viewer(site, browser, token, viewer.id, author.id)
 
 
-async def relate(social: Social, viewer: ObjectId, author: ObjectId, relation: tuple[str, ...]) -> Oracle[ObjectId]:
+async def relate(
+    relations: Relations, viewer: ObjectId, author: ObjectId, relation: tuple[str, ...]
+) -> Oracle[ObjectId]:
     """Make the relation, a block last as it ends follows; and the same for the oracle."""
     oracle: Oracle[ObjectId] = Oracle()
     acts: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[ObjectId, ObjectId]]] = {
-        FOLLOWS: (social.follow, lambda a, b: oracle.follows.add((a, b)), (viewer, author)),
-        FOLLOWED: (social.follow, lambda a, b: oracle.follows.add((a, b)), (author, viewer)),
-        CIRCLE: (social.add_to_circle, lambda a, b: oracle.circles.add((a, b)), (author, viewer)),
-        BLOCKS: (social.block, oracle.block, (viewer, author)),
-        BLOCKED: (social.block, oracle.block, (author, viewer)),
+        FOLLOWS: (relations.follow, lambda a, b: oracle.follows.add((a, b)), (viewer, author)),
+        FOLLOWED: (relations.follow, lambda a, b: oracle.follows.add((a, b)), (author, viewer)),
+        CIRCLE: (relations.add_to_circle, lambda a, b: oracle.circles.add((a, b)), (author, viewer)),
+        BLOCKS: (relations.block, oracle.block, (viewer, author)),
+        BLOCKED: (relations.block, oracle.block, (author, viewer)),
     }
     for name in relation:
         act, told, pair = acts[name]
@@ -195,16 +200,16 @@ async def relate(social: Social, viewer: ObjectId, author: ObjectId, relation: t
 
 @pytest.mark.parametrize("relation", RELATIONS, ids=lambda relation: "+".join(relation) or "strangers")
 async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tuple[str, ...]) -> None:
-    social = Social(site.stack, site.timelines.outbox)
+    statuses = Statuses(site.stack, site.timelines.outbox)
     viewer = await seated(site)
-    oracle = await relate(social, viewer.id, viewer.author, relation)
+    oracle = await relate(Relations(site.stack, site.timelines.outbox), viewer.id, viewer.author, relation)
     await drain_queues(site.timelines)
     nothing = site.clock.new_id()
     await viewer.everything(nothing, f"{MENTION}nothing")  # fills what is cold
     silence = without_figures(await viewer.everything(nothing, f"{MENTION}nothing"))
     for audience in AUDIENCES:
         text = f"{MENTION}whispered to {audience}"
-        row, _ = await social.post(viewer.author, text, audience)
+        row, _ = await statuses.post(viewer.author, text, audience)
         oracle.statuses[row.id] = Told(viewer.author, text, audience)
         for delivered in (False, True):
             if delivered:
@@ -214,17 +219,17 @@ async def test_what_may_not_be_seen_changes_no_answer(site: Site, relation: tupl
                 await _is_seen(viewer, row, answers)
             else:
                 _is_not_seen(row, answers, silence)
-        await social.delete(viewer.author, row.id)
+        await statuses.delete(viewer.author, row.id)
         _is_not_seen(row, await viewer.everything(row.id, text), silence)
 
 
 async def test_running_the_system_is_no_right_to_read_along(site: Site) -> None:
     """Administrators see figures about everybody, and the statuses that they may see as a reader."""
-    social = Social(site.stack, site.timelines.outbox)
+    statuses = Statuses(site.stack, site.timelines.outbox)
     viewer = await seated(site)
     await site.stack.db["users"].update_one({"_id": viewer.id}, {"$set": {"admin": True}})
     for audience in AUDIENCES:
-        row, _ = await social.post(viewer.author, f"whispered to {audience}", audience)
+        row, _ = await statuses.post(viewer.author, f"whispered to {audience}", audience)
         for asked, answer in (await viewer.everything(row.id, row.text)).items():
             assert str(row.id) not in answer, asked
             assert row.text not in answer, asked
@@ -251,9 +256,9 @@ def _is_not_seen(row: StatusRow, answers: dict[str, str], silence: dict[str, str
 
 async def test_keys_of_others_are_no_keys(site: Site) -> None:
     """An idempotency key answers its own author only; to anybody else it is new."""
-    social = Social(site.stack, site.timelines.outbox)
+    statuses = Statuses(site.stack, site.timelines.outbox)
     viewer = await seated(site)
-    hidden, _ = await social.post(viewer.author, "hidden", "circle", "key")
+    hidden, _ = await statuses.post(viewer.author, "hidden", "circle", "key")
     sent = {"json": {"text": "mine", "audience": "circle"}, "headers": {"Idempotency-Key": "key"}}
     answer = await viewer.ask(f"{PREFIX}/statuses", "POST", **sent)
     assert answer.startswith("201")
@@ -267,9 +272,9 @@ async def test_keys_of_others_are_no_keys(site: Site) -> None:
 async def test_the_key_of_a_deleted_status_does_not_bring_it_back(site: Site) -> None:
     viewer = await seated(site)
     sent = {"json": {"text": "regretted"}, "headers": {"Idempotency-Key": "key"}}
-    social = Social(site.stack, site.timelines.outbox)
-    row, _ = await social.post(viewer.id, "regretted", "followers", "key")
-    await social.delete(viewer.id, row.id)
+    statuses = Statuses(site.stack, site.timelines.outbox)
+    row, _ = await statuses.post(viewer.id, "regretted", "followers", "key")
+    await statuses.delete(viewer.id, row.id)
     answer = await viewer.ask(f"{PREFIX}/statuses", "POST", **sent)
     assert answer.startswith("409")
     assert "regretted" not in answer
@@ -277,9 +282,9 @@ async def test_the_key_of_a_deleted_status_does_not_bring_it_back(site: Site) ->
 
 
 async def test_a_stranger_who_is_not_signed_in_learns_nothing(site: Site) -> None:
-    social = Social(site.stack, site.timelines.outbox)
+    statuses = Statuses(site.stack, site.timelines.outbox)
     viewer = await seated(site)
-    row, _ = await social.post(viewer.author, "not for strangers")
+    row, _ = await statuses.post(viewer.author, "not for strangers")
     viewer.token = "nobody"
     viewer.browser = site.browser()
     for asked, answer in (await viewer.everything(row.id, "nothing")).items():

@@ -21,7 +21,6 @@ from app.config import Config
 from app.errors import TooMany
 from app.models import User
 from app.servers.datadir import DataDirectory
-from app.social import Social
 from app.stack import Addresses, Stack, connected
 from app.stack.scratch import scratch
 from app.walkthrough import book, markdown
@@ -448,7 +447,7 @@ async def test_the_index_and_the_cliff_are_seen_in_what_mongodb_looks_at(servers
 
 @pytest.mark.servers
 async def test_an_experiment_leaves_the_queues_of_the_site_alone(world: World) -> None:
-    await world.people("ann", "bob")
+    await world.sign_up("ann", "bob")
     await world.follow("ann", "bob")
     await world.post("bob", "waiting")
     waiting = await world.stack.queue.depth()
@@ -782,9 +781,9 @@ async def test_the_starter_of_another_phase_is_right_as_it_stands() -> None:
         slug = starter.LISTENERS.slug
         timelines = await Timelines.open(stack, (*PHASES, starter.LISTENERS))
         await timelines.change(delivering=[DEFAULT.slug, slug])
-        world = World(stack, clock, timelines, Social(stack, timelines.outbox))
+        world = World(stack, clock, timelines)
         world.pass_grace()
-        await world.people("ann", "bob")
+        await world.sign_up("ann", "bob")
         await world.follow("ann", "bob")
         await world.post("bob", "first")
         assert await world.walk("ann", slug) == ["first"]
@@ -797,7 +796,7 @@ async def test_the_starter_of_another_phase_is_right_as_it_stands() -> None:
         assert isinstance(kept.recipients, starter.Listeners)
         ann, bob = world.ids["ann"], world.ids["bob"]
         assert await kept.recipients.muting(bob, [ann]) == set()
-        await world.social.mute(ann, bob)
+        await world.relations.mute(ann, bob)
         assert await kept.recipients.muting(bob, [ann, bob]) == {ann}
 
 

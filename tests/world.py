@@ -9,7 +9,9 @@ from unittest.mock import patch
 from bson import ObjectId
 
 from app.models import Audience, StatusRow, User
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Addresses, MemcachedDown, QueueDown, SetsDown, Stack
 from app.stack.cost import counted
 from app.stack.memcached import Memcached, MemcachedNodes
@@ -45,13 +47,23 @@ class World:
     stack: Stack
     clock: ManualClock
     timelines: Timelines
-    social: Social
     ids: dict[str, ObjectId] = field(default_factory=dict)
+    people: People = field(init=False)
+    relations: Relations = field(init=False)
+    statuses: Statuses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start(self.timelines)
+
+    def start(self, timelines: Timelines) -> None:
+        """Go on as another process: it remembers nothing."""
+        self.timelines, self.people = timelines, People(self.stack)
+        self.relations, self.statuses = Relations(self.stack, timelines.outbox), Statuses(self.stack, timelines.outbox)
 
     @classmethod
     async def open(cls, stack: Stack, clock: ManualClock) -> "World":
         timelines = await Timelines.open(stack)
-        world = cls(stack, clock, timelines, Social(stack, timelines.outbox))
+        world = cls(stack, clock, timelines)
         world.pass_grace()
         return world
 
@@ -59,7 +71,7 @@ class World:
         """Whatever has been switched on is read from now on."""
         self.clock.advance(self.stack.config.grace_s + 2)
 
-    async def people(self, *names: str) -> None:
+    async def sign_up(self, *names: str) -> None:
         now = self.clock.now()
         for name in names:
             user = User(id=self.clock.new_id(), handle=name, name=name.title(), created_at=now)
@@ -68,11 +80,11 @@ class World:
 
     async def follow(self, reader: str, *followees: str) -> None:
         for followee in followees:
-            await self.social.follow(self.ids[reader], self.ids[followee])
+            await self.relations.follow(self.ids[reader], self.ids[followee])
 
     async def post(self, author: str, text: str, audience: Audience = "followers") -> StatusRow:
         self.clock.advance(1)
-        status, _ = await self.social.post(self.ids[author], text, audience)
+        status, _ = await self.statuses.post(self.ids[author], text, audience)
         return status
 
     async def drain(self) -> None:

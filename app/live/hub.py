@@ -31,7 +31,7 @@ from app.live.talk import Talk
 from app.live.truth import PersonState, Truth
 from app.live.watchers import EVERYTHING, NONE, Part, Watcher, Watchers
 from app.same import IDS
-from app.social import Social
+from app.social.people import People
 from app.stack import Hint, OutOfTime, Stack, is_away, outages_told, within
 from app.stack.bus import Listener
 from app.watch.background import errors_counted
@@ -63,7 +63,7 @@ class Hub:
         self,
         stack: Stack,
         timelines: Timelines,
-        social: Social,
+        people: People,
         accounts: Accounts,
         notifications: Notifications,
         presences: Presences,
@@ -74,8 +74,8 @@ class Hub:
     ) -> None:
         self._stack, self._accounts = stack, accounts
         self.watchers = here = Watchers(stack.secret, sent, self._refresh_if_dirty)
-        self._truth = Truth(stack.db, timelines, social, notifications, presences, messages_unread, faces, talk, here)
-        self._news = News(stack.db, social, faces, here)
+        self._truth = Truth(stack.db, timelines, people, notifications, presences, messages_unread, faces, talk, here)
+        self._news = News(stack.db, people, faces, here)
         self._talk = talk
         self._behind = Behind(here, self._truth, timelines)
         self._poll = Poll(stack, notifications, presences, here, self._hear)

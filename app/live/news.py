@@ -15,7 +15,7 @@ from app.live.steps import Faces, as_json, came, likes, name_steps
 from app.live.watchers import Watcher, Watchers
 from app.models import StatusRow, like_key
 from app.names import RENAMED_AT_ONCE, renamed_since
-from app.social import Social
+from app.social.people import People
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, together
 
@@ -31,8 +31,8 @@ class News:
     While somebody's state is read anew, they are told by that: what is heard then makes their state dirty.
     """
 
-    def __init__(self, db: Database, social: Social, faces: Faces, watchers: Watchers) -> None:
-        self._db, self._social, self._faces, self._watchers = db, social, faces, watchers
+    def __init__(self, db: Database, people: People, faces: Faces, watchers: Watchers) -> None:
+        self._db, self._people, self._faces, self._watchers = db, people, faces, watchers
 
     async def tell(self, posted: Mapping[ObjectId, ObjectId], liked: Likers) -> None:
         """Tell everybody concerned of new statuses and of likes. `posted`: statuses and their authors."""
@@ -77,7 +77,7 @@ class News:
         if own:
             finds["own"] = Find("likes", {"_id": {"$in": own}}, ("_id",), len(own))
         found = await together(self._db, **finds)
-        people = await self._social.people(authors, version_in(found["names"]))
+        people = await self._people.by_ids(authors, version_in(found["names"]))
         likes_now, readers = {bytes(row["_id"]) for row in found.get("own", [])}, edges.readers(found)
         statuses = {row["_id"]: StatusRow.of(row) for row in found["statuses"] if row["user_id"] in people}
         face = cache(lambda status: as_json(self._faces.status(status, people)))

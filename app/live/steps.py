@@ -13,7 +13,7 @@ from app.live.position import PAGE, Has
 from app.live.presence import Presence
 from app.models import Person, StatusRow
 
-People = Mapping[ObjectId, Person]
+Persons = Mapping[ObjectId, Person]
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -49,14 +49,14 @@ class InboxSource(Protocol):
 class Faces(Protocol):
     """The view from outside: what things look like as JSON."""
 
-    def status(self, row: StatusRow, authors: People) -> dict[str, Any]: ...
+    def status(self, row: StatusRow, authors: Persons) -> dict[str, Any]: ...
 
-    def notification(self, one: Notification, people: People) -> dict[str, Any]: ...
+    def notification(self, one: Notification, people: Persons) -> dict[str, Any]: ...
 
-    def message(self, one: Message, people: People) -> dict[str, Any]: ...
+    def message(self, one: Message, people: Persons) -> dict[str, Any]: ...
 
     def conversation(
-        self, one: Conversation, people: People, seen: Mapping[ObjectId, Presence | None]
+        self, one: Conversation, people: Persons, seen: Mapping[ObjectId, Presence | None]
     ) -> dict[str, Any]: ...
 
     def presence(self, person: Person, presence: Presence | None) -> dict[str, Any]: ...
@@ -105,7 +105,7 @@ def _drop(id: ObjectId) -> Callable[[Has], None]:
     return lambda has: has.drop(id)
 
 
-def note_steps(old: Has, notes: Sequence[Notification], people: People, faces: Faces, unread: int) -> list[Step]:
+def note_steps(old: Has, notes: Sequence[Notification], people: Persons, faces: Faces, unread: int) -> list[Step]:
     """Return the steps from old notifications to the new ones: first those that take some away.
 
     `notes`: newest first, and beyond the first page those that the reader has missed.

@@ -9,9 +9,9 @@ from app.batched import batched
 from app.inbox.conversations import Change, Conversations, Message
 from app.live.position import Has
 from app.live.presence import Presence, Presences
-from app.live.steps import Faces, People, Step, as_json, counted
+from app.live.steps import Faces, Persons, Step, as_json, counted
 from app.live.watchers import Watcher, Watchers
-from app.social import Social
+from app.social.people import People
 
 MOST = 501  # changes of a kind that are told one by one; more are a `reset`
 PEOPLE_AT_ONCE = 50  # for whom one command looks
@@ -21,8 +21,8 @@ MOST_OTHERS = 200  # people whose names and presence are told: the last to whom 
 class Talk:
     """The conversations of those who are here. There is one instance per process."""
 
-    def __init__(self, conversations: Conversations, social: Social, presences: Presences, faces: Faces) -> None:
-        self._conversations, self._social, self._presences, self._faces = conversations, social, presences, faces
+    def __init__(self, conversations: Conversations, people: People, presences: Presences, faces: Faces) -> None:
+        self._conversations, self._people, self._presences, self._faces = conversations, people, presences, faces
 
     async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
         if to <= after:
@@ -30,11 +30,13 @@ class Talk:
         changes = await self._conversations.changes(me, after, to, MOST)
         whats = [change.what for change in changes]
         others = {what.who if isinstance(what, Message) else what.other for what in whats}
-        people = await self._social.people({me, *others}) if changes else {}
+        people = await self._people.by_ids({me, *others}) if changes else {}
         seen = await self._presences.seen_by(me, {what.other for what in whats if not isinstance(what, Message)})
         return self._steps(changes, people, seen)
 
-    def _steps(self, changes: Sequence[Change], people: People, seen: Mapping[ObjectId, Presence | None]) -> list[Step]:
+    def _steps(
+        self, changes: Sequence[Change], people: Persons, seen: Mapping[ObjectId, Presence | None]
+    ) -> list[Step]:
         steps = []
         for seq, id, what in changes:
             if isinstance(what, Message):
@@ -63,7 +65,7 @@ class Talk:
         reads, after = {w: w.reads for w in some}, {w.me: w.has.seq or 0 for w in some}
         news, names = await self._conversations.news(after, about)
         concerned = {id for me, each in news.items() for id in (me, *each.others)}
-        people = await self._social.people(concerned, names)
+        people = await self._people.by_ids(concerned, names)
         for watcher in some:
             found, is_as_it_was = news.get(watcher.me), watcher.reads == reads[watcher] and not watcher.turn.locked()
             acquainted = watcher.acquainted | found.others if found else watcher.acquainted

@@ -16,7 +16,7 @@ from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.names import renamed_since
 from app.same import IDS
-from app.social import Social
+from app.social.people import People
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, rows, together
 from app.stack.mongodb.joined import joined
@@ -58,7 +58,7 @@ class Truth:
         self,
         db: Database,
         timelines: Timelines,
-        social: Social,
+        people: People,
         notifications: Notifications,
         presences: Presences,
         messages_unread: Callable[[ObjectId], Awaitable[int]],
@@ -66,7 +66,7 @@ class Truth:
         talk: InboxSource | None,
         watchers: Watchers,
     ) -> None:
-        self._db, self._timelines, self._social, self._notifications = db, timelines, social, notifications
+        self._db, self._timelines, self._people, self._notifications = db, timelines, people, notifications
         self._messages_unread, self._faces, self._talk, self._watchers = messages_unread, faces, talk, watchers
         self._presences = presences
 
@@ -110,7 +110,7 @@ class Truth:
     ) -> dict[ObjectId, Person]:
         ids = {row.user_id for row in page} | {one.who for one in notes}
         ids |= {one.status.user_id for one in notes if one.status}
-        return await self._social.people(ids, names)
+        return await self._people.by_ids(ids, names)
 
     async def steps(
         self, watcher: Watcher, old: Has, read: PersonState, seen: Mapping[ObjectId, Presence | None]
@@ -141,7 +141,7 @@ class Truth:
             return None
         if read.seen is not None:
             new = {id: now for id, now in read.seen.items() if id not in seen or is_another(now, seen[id])}
-            people = await self._social.people(new)
+            people = await self._people.by_ids(new)
             there = [id for id in new if id in people and people[id].is_there]  # no handle would say who has gone
             steps += [Step("presence", as_json(self._faces.presence(people[id], new[id]))) for id in there]
         return steps

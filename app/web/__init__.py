@@ -20,7 +20,9 @@ from app.inbox.pictures import Pictures
 from app.live.hub import Hub
 from app.live.presence import Presences
 from app.live.talk import Talk
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Hint, Stack
 from app.stack.bus import HintKind
 from app.walkthrough.laboratory import Laboratory
@@ -110,16 +112,18 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
 def _services(stack: Stack, timelines: Timelines) -> Services:
     accounts, notifications, conversations = Accounts(stack), Notifications(stack), Conversations(stack)
     timelines.outbox.add(Notifier(stack, timelines.outbox))
-    social, presences = Social(stack, timelines.outbox), Presences(stack, partial(_hinted, stack, "presence"))
-    talk = Talk(conversations, social, presences, schemas)
-    theirs = social, accounts, notifications, presences, schemas
+    people, presences = People(stack), Presences(stack, partial(_hinted, stack, "presence"))
+    talk = Talk(conversations, people, presences, schemas)
+    theirs = people, accounts, notifications, presences, schemas
     rate, config = stack.rates.rate, stack.config
     refused = "Too many live streams were refused to strangers where you are."
     return Services(
         stack=stack,
         timelines=timelines,
         accounts=accounts,
-        social=social,
+        people=people,
+        relations=Relations(stack, timelines.outbox),
+        statuses=Statuses(stack, timelines.outbox),
         notifications=notifications,
         conversations=conversations,
         pictures=Pictures(stack),

@@ -21,7 +21,9 @@ from app.errors import NoAccount, NotFound
 from app.inbox.pictures import LARGEST, LIMITS, TYPES
 from app.live.talk import MOST_OTHERS
 from app.models import Person, StatusRow, User
-from app.social import PeoplePage, Social
+from app.social.people import People, PeoplePage
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
@@ -69,7 +71,7 @@ async def sign_out(call: Call) -> Reply:
 
 
 async def me(call: Call) -> Reply:
-    person = (await call.services.social.people([call.me.id]))[call.me.id]
+    person = (await call.services.people.by_ids([call.me.id]))[call.me.id]
     if not person.is_there:
         raise NoAccount(person.id)
     return Reply(200, await _profile(call, person))
@@ -79,7 +81,7 @@ async def change_me(call: Call) -> Reply:
     asked: schemas.ProfileChange = call.body
     if asked.name is not None:
         await call.services.renames.count(call.me.id)
-        await call.services.social.rename(call.me, asked.name)
+        await call.services.people.rename(call.me, asked.name)
     if asked.presence is not None:
         await call.services.accounts.hide(call.me, asked.presence == "nobody")
     return await me(call)
@@ -107,13 +109,13 @@ async def user(call: Call) -> Reply:
 
 
 async def _person(call: Call) -> User:
-    return await call.services.social.person(call.request.path_params["handle"])
+    return await call.services.people.by_handle(call.request.path_params["handle"])
 
 
 async def _profile(call: Call, person: Person | User) -> schemas.Profile:
     counts, relation, seen = await asyncio.gather(
-        call.services.social.counts(call.me.id, person.id),
-        call.services.social.relation(call.me.id, person.id),
+        call.services.people.counts(call.me.id, person.id),
+        call.services.people.relation(call.me.id, person.id),
         _seen(call, [person.id]),
     )
     return schemas.Profile(
@@ -136,12 +138,12 @@ async def _seen(call: Call, people: Sequence[ObjectId]) -> schemas.Seen:
 # Friends
 
 
-def edge(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
+def edge(use_case: Callable[[Relations, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
     """Return the endpoint for a use case from the caller to the person of the path."""
 
     async def change(call: Call) -> Reply:
         person = await _person(call)
-        await use_case(call.services.social, call.me.id, person.id)
+        await use_case(call.services.relations, call.me.id, person.id)
         return DONE
 
     return change
@@ -153,7 +155,7 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
     async def page(call: Call) -> Reply:
         walk: schemas.Walk = call.query
         about = await _person(call) if call.request.path_params else call.me
-        listed, next_ = await use_case(call.services.social, about.id, before=walk.before, limit=walk.limit)
+        listed, next_ = await use_case(call.services.people, about.id, before=walk.before, limit=walk.limit)
         return Reply(200, schemas.People(users=[schemas.Person.of(each) for each in listed], next=_id(next_)))
 
     return page
@@ -164,7 +166,7 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 
 async def post(call: Call) -> Reply:
     asked: schemas.NewStatus = call.body
-    row, created = await call.services.social.post(
+    row, created = await call.services.statuses.post(
         call.me.id,
         asked.text,
         asked.audience,
@@ -177,28 +179,28 @@ async def post(call: Call) -> Reply:
 
 
 async def status(call: Call) -> Reply:
-    (found,) = await _statuses(call, [await call.services.social.status(call.me.id, _status_id(call))])
+    (found,) = await _statuses(call, [await call.services.statuses.by_id(call.me.id, _status_id(call))])
     return Reply(200, found)
 
 
 async def delete(call: Call) -> Reply:
-    await call.services.social.delete(call.me.id, _status_id(call))
+    await call.services.statuses.delete(call.me.id, _status_id(call))
     return DONE
 
 
 async def statuses_of(call: Call) -> Reply:
     walk: schemas.Walk = call.query
     person = await _person(call)
-    rows, next_ = await call.services.social.statuses_of(call.me.id, person.id, before=walk.before, limit=walk.limit)
+    rows, next_ = await call.services.statuses.by_author(call.me.id, person.id, before=walk.before, limit=walk.limit)
     author = {person.id: Person.of(person)}
     return Reply(200, {"statuses": [schemas.status(row, author) for row in rows], "next": _id(next_)})
 
 
-def liking(use_case: Callable[[Social, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
+def liking(use_case: Callable[[Statuses, ObjectId, ObjectId], Awaitable[None]]) -> Callable[[Call], Awaitable[Reply]]:
     """Return the endpoint for a use case from the caller to the status of the path."""
 
     async def change(call: Call) -> Reply:
-        await use_case(call.services.social, call.me.id, _status_id(call))
+        await use_case(call.services.statuses, call.me.id, _status_id(call))
         return DONE
 
     return change
@@ -213,7 +215,7 @@ def _id(cursor: ObjectId | None) -> str | None:
 
 
 async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = None) -> list[dict[str, Any]]:
-    authors = await call.services.social.people({row.user_id for row in rows}, names)
+    authors = await call.services.people.by_ids({row.user_id for row in rows}, names)
     return [schemas.status(row, authors) for row in rows]
 
 
@@ -273,7 +275,7 @@ async def notifications(call: Call) -> Reply:
         inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
     )
     ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
-    people = await call.services.social.people(ids)
+    people = await call.services.people.by_ids(ids)
     return Reply(
         200,
         {
@@ -322,7 +324,7 @@ async def messages(call: Call) -> Reply:
     found, next_ = await call.services.conversations.messages(
         call.me.id, _conversation_id(call), walk.before, walk.limit
     )
-    people = await call.services.social.people({one.who for one in found})
+    people = await call.services.people.by_ids({one.who for one in found})
     return Reply(200, {"messages": [schemas.message(one, people) for one in found], "next": next_})
 
 
@@ -487,31 +489,35 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     ),
     Operation("GET", "/users/{handle}", "A person", user, {200: schemas.Profile}, refusals=NOBODY),
     Operation(
-        "PUT", "/follows/{handle}", "Follow", edge(Social.follow), {204: None},
+        "PUT", "/follows/{handle}", "Follow", edge(Relations.follow), {204: None},
         refusals=EDGE | {403: "One of you blocks the other."},
     ),
-    Operation("DELETE", "/follows/{handle}", "Unfollow", edge(Social.unfollow), {204: None}, refusals=EDGE),
-    Operation("PUT", "/blocks/{handle}", "Block, and end both follows", edge(Social.block), {204: None}, refusals=EDGE),
-    Operation("DELETE", "/blocks/{handle}", "Unblock", edge(Social.unblock), {204: None}, refusals=EDGE),
-    Operation("PUT", "/circle/{handle}", "Add to your circle", edge(Social.add_to_circle), {204: None}, refusals=EDGE),
+    Operation("DELETE", "/follows/{handle}", "Unfollow", edge(Relations.unfollow), {204: None}, refusals=EDGE),
     Operation(
-        "DELETE", "/circle/{handle}", "Remove from your circle", edge(Social.remove_from_circle), {204: None},
+        "PUT", "/blocks/{handle}", "Block, and end both follows", edge(Relations.block), {204: None}, refusals=EDGE
+    ),
+    Operation("DELETE", "/blocks/{handle}", "Unblock", edge(Relations.unblock), {204: None}, refusals=EDGE),
+    Operation(
+        "PUT", "/circle/{handle}", "Add to your circle", edge(Relations.add_to_circle), {204: None}, refusals=EDGE
+    ),
+    Operation(
+        "DELETE", "/circle/{handle}", "Remove from your circle", edge(Relations.remove_from_circle), {204: None},
         refusals=EDGE,
     ),
     Operation(
-        "PUT", "/mutes/{handle}", "Mute: off your home timeline, and they do not know", edge(Social.mute), {204: None},
-        refusals=EDGE,
+        "PUT", "/mutes/{handle}", "Mute: off your home timeline, and they do not know", edge(Relations.mute),
+        {204: None}, refusals=EDGE,
     ),
-    Operation("DELETE", "/mutes/{handle}", "Unmute", edge(Social.unmute), {204: None}, refusals=EDGE),
-    Operation("GET", "/mutes", "Whom you mute", people(Social.muted), {200: schemas.People}, query=schemas.Walk),
-    Operation("GET", "/blocks", "Whom you block", people(Social.blocked), {200: schemas.People}, query=schemas.Walk),
-    Operation("GET", "/circle", "Your circle", people(Social.circle), {200: schemas.People}, query=schemas.Walk),
+    Operation("DELETE", "/mutes/{handle}", "Unmute", edge(Relations.unmute), {204: None}, refusals=EDGE),
+    Operation("GET", "/mutes", "Whom you mute", people(People.muted), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/blocks", "Whom you block", people(People.blocked), {200: schemas.People}, query=schemas.Walk),
+    Operation("GET", "/circle", "Your circle", people(People.circle), {200: schemas.People}, query=schemas.Walk),
     Operation(
-        "GET", "/users/{handle}/followers", "Who follows a person", people(Social.followers), {200: schemas.People},
+        "GET", "/users/{handle}/followers", "Who follows a person", people(People.followers), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,
     ),
     Operation(
-        "GET", "/users/{handle}/following", "Whom a person follows", people(Social.following), {200: schemas.People},
+        "GET", "/users/{handle}/following", "Whom a person follows", people(People.following), {200: schemas.People},
         query=schemas.Walk, refusals=NOBODY,
     ),
     Operation(
@@ -521,9 +527,9 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),
     Operation("DELETE", "/statuses/{id}", "Delete a status of yours", delete, {204: None}, refusals=NO_STATUS),
-    Operation("PUT", "/statuses/{id}/like", "Like a status", liking(Social.like), {204: None}, refusals=NO_STATUS),
+    Operation("PUT", "/statuses/{id}/like", "Like a status", liking(Statuses.like), {204: None}, refusals=NO_STATUS),
     Operation(
-        "DELETE", "/statuses/{id}/like", "Like it no longer", liking(Social.unlike), {204: None}, refusals=NO_STATUS
+        "DELETE", "/statuses/{id}/like", "Like it no longer", liking(Statuses.unlike), {204: None}, refusals=NO_STATUS
     ),
     Operation(
         "GET", "/users/{handle}/statuses", "A person's statuses", statuses_of, {200: schemas.Statuses},

@@ -182,7 +182,7 @@ class Operation:
         if known := accounts.remembered(call.token):
             versions = await in_time(call.request, accounts.good_versions(known))
         call.account = known.account if known and versions else await _signed_in(call.request)
-        call.people = await call.services.social.people([call.me.id], versions.names if versions else None)
+        call.people = await call.services.people.by_ids([call.me.id], versions.names if versions else None)
 
     async def _reply_once_entered(self, call: Call, known: Holder) -> Response:
         """Prepare the change of somebody remembered while their token is looked up, and make it once that is good.

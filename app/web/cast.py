@@ -11,7 +11,7 @@ from bson import ObjectId
 from starlette.datastructures import State
 
 from app.models import Follow, User
-from app.social import Social
+from app.social.people import People
 from app.stack import Stack, outages_told
 from phases.timelines import Timelines
 
@@ -36,8 +36,8 @@ async def cast(stack: Stack, state: State) -> Sequence[Player]:
     if not notes or stack.clock.monotonic() >= until_s:
         notes = await _notes()
         state.cast = stack.clock.monotonic() + AGE_S, notes
-    social: Social = state.services.social
-    people = await social.people(notes)
+    everybody: People = state.services.people
+    people = await everybody.by_ids(notes)
     return [
         Player(id, people[id].handle, people[id].name, note)
         for id, note in notes.items()

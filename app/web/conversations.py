@@ -49,7 +49,7 @@ async def conversations(request: Request, me: Account) -> Response:
         request,
         "conversations.html",
         found=found,
-        people=await services(request).social.people(others),
+        people=await services(request).people.by_ids(others),
         presences=await services(request).presences.seen_by(me.id, others),
         states=STATES,
         newest="/conversations" if before else None,
@@ -59,7 +59,7 @@ async def conversations(request: Request, me: Account) -> Response:
 
 async def open_conversation(request: Request, me: Account) -> Response:
     await changing(request, me)
-    person = await services(request).social.person(request.path_params["handle"])
+    person = await services(request).people.by_handle(request.path_params["handle"])
     found, _ = await services(request).conversations.open(me.id, person.id)
     return to(_path(found.id))
 
@@ -91,7 +91,7 @@ async def _conversation(
     if before is None and _is_looked_at(request) and messages:
         await talk.receive(me.id, id, None, messages[0].seq)
         await _count_again(request, me)
-    people = await services(request).social.people({me.id, found.other})
+    people = await services(request).people.by_ids({me.id, found.other})
     problem = problem_of(refused) if refused else None
     response = render(
         request,

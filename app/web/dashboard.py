@@ -169,14 +169,14 @@ HEAVY_SHOWN = 50
 
 async def authors(request: Request, me: Account) -> Response:
     """Show why an author is pulled or delivered, and take a choice, for experiments."""
-    timelines, social = services(request).timelines, services(request).social
+    timelines = services(request).timelines
     typed = request.query_params.get("handle", "").strip().removeprefix("@")
     errors: dict[str, str] = {}
     if request.method == "POST":
         form = await changing(request, me)
         typed, choice = str(form.get("handle", "")), str(form.get("choice", ""))
         try:
-            author = await social.person(typed)
+            author = await services(request).people.by_handle(typed)
             if choice not in CHOICES:
                 raise Invalid("choice", f"Choose one of {', '.join(CHOICES)}.")
             await timelines.force(author.id, CHOICES[choice])
@@ -186,7 +186,7 @@ async def authors(request: Request, me: Account) -> Response:
     heavy = await timelines.pulls.markers.newest(HEAVY_SHOWN)
     forced = (await timelines.switch.fresh()).forced
     ids = list(dict.fromkeys([*forced, *heavy]))
-    people = await social.people(ids)
+    people = await services(request).people.by_ids(ids)
     shown = await _weighed(request, typed) if typed and not errors else None
     return render(
         request,
@@ -206,7 +206,7 @@ async def _weighed(request: Request, handle: str) -> tuple[Person, Weighed | Non
     """Return a person, how phase 6 weighs them and the forced choice; None where nobody has the handle."""
     timelines = services(request).timelines
     try:
-        author = await services(request).social.person(handle)
+        author = await services(request).people.by_handle(handle)
     except NotFound:
         return None
     forced = (await timelines.switch.fresh()).forced.get(author.id)

@@ -8,7 +8,7 @@ from time import perf_counter
 from bson import ObjectId
 
 from app.models import Account, StatusRow
-from app.social import STORED
+from app.social.statuses import STORED
 from app.stack import outages_told
 from app.watch.background import errors_counted
 from app.web.state import Services
@@ -80,7 +80,7 @@ async def watch_delivery(
     The watch is then one of the `watches`. `once`: the post's idempotency key; posted again, it is the same watch.
     Raises Invalid and Conflict.
     """
-    timelines, social = services.timelines, services.social
+    timelines = services.timelines
     followers = await _some_followers(services, author)
     watch: Watch | None = None
 
@@ -91,11 +91,11 @@ async def watch_delivery(
             if watch is None:
                 watch = Watch(status, watcher, began_s, followers, (ended_s - began_s) * 1000)
                 _begin(timelines, watches, watch)
-        elif watch and (consumer := social.outbox.consumers.get(what)) and not consumer.may_wait:
+        elif watch and (consumer := timelines.outbox.consumers.get(what)) and not consumer.may_wait:
             from_ms, to_ms = ((at_s - watch.began_s) * 1000 for at_s in (began_s, ended_s))
             watch.handed_ms.setdefault(what, (from_ms, to_ms))
 
-    await social.post(author, text, idempotency_key=once, trace=trace, defer=services.afterwards.do)
+    await services.statuses.post(author, text, idempotency_key=once, trace=trace, defer=services.afterwards.do)
     assert watch
     await _look_once(timelines, watch)  # what was delivered before the post returned is not shown as pending
     return watch
@@ -129,10 +129,10 @@ async def _some_followers(services: Services, author: ObjectId) -> list[Account]
 
     Outside demo mode only of those whose presence the author may know: whoever is active has been here lately.
     """
-    social, timelines = services.social, services.timelines
-    edges = social.stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
+    stack, timelines = services.stack, services.timelines
+    edges = stack.db["follows"].find({"followee": author}, {"_id": 0, "follower": 1}).limit(FOLLOWERS_LOOKED_AT)
     some = [edge["follower"] for edge in await edges.to_list(None)]
-    if not social.stack.config.demo:
+    if not stack.config.demo:
         seen = await services.presences.seen_by(author, some)
         some = [one for one in some if seen[one]]
     here = set(some)
@@ -140,7 +140,7 @@ async def _some_followers(services: Services, author: ObjectId) -> list[Account]
         here &= await kept.recipients.here(some)
     there, away = [one for one in some if one in here], [one for one in some if one not in here]
     ids = dict.fromkeys([author, *there[:FOLLOWERS_WATCHED], *away[:FOLLOWERS_WATCHED]])
-    people = await social.people(ids)
+    people = await services.people.by_ids(ids)
     return [people[id] for id in ids if id in people]
 
 

@@ -210,7 +210,7 @@ async def sign_in_as(request: Request) -> Response:
 
 
 async def _as_anybody(request: Request, handle: str) -> tuple[str, datetime]:
-    user = await services(request).social.person(handle)
+    user = await services(request).people.by_handle(handle)
     return await services(request).accounts.new_token(user.id)
 
 

@@ -69,21 +69,18 @@ async def _account(me: Account) -> schemas.OwnAccount:
 
 async def shown_conversations(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
     """Return conversations as in the API, each with the person it is with."""
-    social = services(request).social
-    presences = services(request).presences
-    others = {one.other for one in found}
-    people, seen = await asyncio.gather(social.people({me.id} | others), presences.seen_by(me.id, others))
+    here, others = services(request), {one.other for one in found}
+    people, seen = await asyncio.gather(here.people.by_ids({me.id} | others), here.presences.seen_by(me.id, others))
     return [schemas.conversation(one, people, seen) for one in found]
 
 
 def _lists(request: Request, me: Account) -> dict[str, Walk]:
-    social = services(request).social
-    inbox = services(request).notifications
-    talk = services(request).conversations
+    here = services(request)
+    inbox, talk = here.notifications, here.conversations
 
     async def statuses(before: ObjectId | None) -> Items:
-        rows, cursor = await social.statuses_of(me.id, me.id, before=before, limit=AT_ONCE)
-        author = await social.people({me.id})
+        rows, cursor = await here.statuses.by_author(me.id, me.id, before=before, limit=AT_ONCE)
+        author = await here.people.by_ids({me.id})
         return [schemas.status(row, author) for row in rows], cursor
 
     def people(of: Callable[..., Awaitable[tuple[list[Person], ObjectId | None]]]) -> Walk:
@@ -94,13 +91,13 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         return some
 
     async def likes(before: ObjectId | None) -> Items:
-        ids, cursor = await social.liked(me.id, before=before, limit=AT_ONCE)
+        ids, cursor = await here.statuses.liked(me.id, before=before, limit=AT_ONCE)
         return [str(id) for id in ids], cursor
 
     async def notifications(before: int | None) -> Items:
         shown, cursor = await inbox.page(me.id, before, AT_ONCE)
         ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
-        everybody = await social.people(ids)
+        everybody = await here.people.by_ids(ids)
         return [schemas.notification(one, everybody) for one in shown], cursor
 
     async def conversations(before: ObjectId | None) -> Items:
@@ -113,7 +110,7 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         if not ids:
             return [], None
         some, last = await talk.messages(me.id, ids[0], before, AT_ONCE)
-        everybody = await social.people({each.who for each in some})
+        everybody = await here.people.by_ids({each.who for each in some})
         items = [{"conversation": str(ids[0]), "message": schemas.message(each, everybody)} for each in some]
         return items, (ids, last) if last else (ids[1:] or await ids_below(ids[0]), None)
 
@@ -122,11 +119,11 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
 
     return {
         "statuses": statuses,
-        "following": people(social.following),
-        "followers": people(social.followers),
-        "circle": people(social.circle),
-        "blocks": people(social.blocked),
-        "mutes": people(social.muted),
+        "following": people(here.people.following),
+        "followers": people(here.people.followers),
+        "circle": people(here.people.circle),
+        "blocks": people(here.people.blocked),
+        "mutes": people(here.people.muted),
         "likes": likes,
         "notifications": notifications,
         "conversations": conversations,

@@ -11,7 +11,7 @@ from app.errors import Conflict, Invalid, TooMany
 from app.inbox.mentions import seen_mentions
 from app.live.position import Has, Shown, sealed
 from app.models import Account, Audience
-from app.social import TEXT_LIMIT
+from app.social.statuses import TEXT_LIMIT
 from app.web import session
 from app.web.done import done
 from app.web.measured_page import Compared, compared, measured
@@ -49,7 +49,7 @@ class Draft:
 
 
 async def home_timeline(request: Request, me: Account, draft: Draft | None = None, status: int = 200) -> Response:
-    timelines, social = services(request).timelines, services(request).social
+    timelines, people = services(request).timelines, services(request).people
     draft, before = draft or Draft(), before_of(request)
     read = (await timelines.switch.current()).read
     chosen = request.query_params.get("phase")
@@ -60,7 +60,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         await services(request).comparisons.count(me.id)
         costs = await compared(request, me.id, before, STATUSES_A_PAGE, read_now)
     page = read_now.page
-    lonely = not page.statuses and not before and (await social.counts(me.id, me.id)).following == 0
+    lonely = not page.statuses and not before and (await people.counts(me.id, me.id)).following == 0
     response = render(
         request,
         "home_timeline.html",
@@ -72,7 +72,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         meaningless=services(request).stack.addresses.one_process,
         phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
-        people=await social.people({row.user_id for row in page.statuses}, page.names),
+        people=await people.by_ids({row.user_id for row in page.statuses}, page.names),
         mentions=await seen_mentions(services(request).stack.db, page.statuses),
         before=before,
         newest="/" if before else None,
@@ -86,7 +86,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         typed=draft,
         errors=draft.errors or {},
         follows_nobody=lonely,
-        suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
+        suggestions=await people.suggestions(me.id, SUGGESTIONS) if lonely else [],
     )
     if chosen:
         session.remember(request, response, PHASE_COOKIE, None if chosen == read else chosen)
@@ -130,7 +130,7 @@ async def post(request: Request, me: Account) -> Response:
             raise Invalid("audience", "There is no such audience.")
         await services(request).writes.count(me.id)
         once, defer = idempotency_key(form, audience, text), services(request).afterwards.do
-        await services(request).social.post(me.id, text, audience, once, defer=defer)
+        await services(request).statuses.post(me.id, text, audience, once, defer=defer)
     except (Invalid, Conflict, TooMany) as error:
         problem = problem_of(error)
         draft = Draft(text, audience, dict(problem.errors) or {"text": problem.told})
@@ -141,9 +141,8 @@ async def post(request: Request, me: Account) -> Response:
 
 
 async def show_status(request: Request, me: Account) -> Response:
-    social = services(request).social
-    row = await social.status(me.id, id_of(request))
-    author = (await social.people([row.user_id]))[row.user_id]
+    row = await services(request).statuses.by_id(me.id, id_of(request))
+    author = (await services(request).people.by_ids([row.user_id]))[row.user_id]
     return render(
         request,
         "status.html",
@@ -156,17 +155,17 @@ async def show_status(request: Request, me: Account) -> Response:
 
 async def like(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).social.like(me.id, id_of(request))
+    await services(request).statuses.like(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def unlike(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).social.unlike(me.id, id_of(request))
+    await services(request).statuses.unlike(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).social.delete(me.id, id_of(request))
+    await services(request).statuses.delete(me.id, id_of(request))
     return done(request, field(form, "next"), "deleted")

@@ -46,7 +46,7 @@ async def notifications(request: Request, me: Account) -> Response:
     before = number_in_text(request.query_params["before"], DIGITS) if "before" in request.query_params else None
     unread = await inbox.unread(me.id)
     shown, last = await inbox.page(me.id, before, NOTIFICATIONS_A_PAGE)
-    people = await services(request).social.people({one.who for one in shown})
+    people = await services(request).people.by_ids({one.who for one in shown})
     return render(
         request,
         "notifications.html",

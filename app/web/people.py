@@ -10,7 +10,8 @@ from starlette.responses import Response
 from app.errors import Forbidden, Invalid, Refused
 from app.inbox.mentions import seen_mentions
 from app.models import Account, Person
-from app.social import Relationship, Social
+from app.social.people import Relationship
+from app.social.relations import Relations
 from app.web.done import done
 from app.web.home_timeline import STATUSES_A_PAGE, SUGGESTIONS
 from app.web.problems import problem_of
@@ -23,18 +24,18 @@ PEOPLE_A_PAGE = 50
 
 
 async def people(request: Request, me: Account) -> Response:
-    social = services(request).social
+    everybody = services(request).people
     typed = request.query_params.get("q", "").strip()
     after = request.query_params.get("after", "")
-    listed, last = await social.search(typed.removeprefix("@"), after, PEOPLE_A_PAGE)
-    lonely = not typed and not after and (await social.counts(me.id, me.id)).following == 0
+    listed, last = await everybody.search(typed.removeprefix("@"), after, PEOPLE_A_PAGE)
+    lonely = not typed and not after and (await everybody.counts(me.id, me.id)).following == 0
     return render(
         request,
         "people.html",
         q=typed,
         listed=listed,
-        suggestions=await social.suggestions(me.id, SUGGESTIONS) if lonely else [],
-        followed=await social.followed(me.id, [one.id for one in listed]),
+        suggestions=await everybody.suggestions(me.id, SUGGESTIONS) if lonely else [],
+        followed=await everybody.followed(me.id, [one.id for one in listed]),
         here=address("/people", q=typed, after=after),
         newest=address("/people", q=typed) if after else None,
         older=address("/people", q=typed, after=last) if last else None,
@@ -43,7 +44,7 @@ async def people(request: Request, me: Account) -> Response:
 
 async def muted(request: Request, me: Account) -> Response:
     before = before_of(request)
-    listed, last = await services(request).social.muted(me.id, before=before, limit=PEOPLE_A_PAGE)
+    listed, last = await services(request).people.muted(me.id, before=before, limit=PEOPLE_A_PAGE)
     return render(
         request,
         "muted.html",
@@ -54,15 +55,15 @@ async def muted(request: Request, me: Account) -> Response:
     )
 
 
-ACTS: dict[str, Callable[[Social, ObjectId, ObjectId], Awaitable[None]]] = {
-    "follow": Social.follow,
-    "unfollow": Social.unfollow,
-    "block": Social.block,
-    "unblock": Social.unblock,
-    "add-to-circle": Social.add_to_circle,
-    "remove-from-circle": Social.remove_from_circle,
-    "mute": Social.mute,
-    "unmute": Social.unmute,
+ACTS: dict[str, Callable[[Relations, ObjectId, ObjectId], Awaitable[None]]] = {
+    "follow": Relations.follow,
+    "unfollow": Relations.unfollow,
+    "block": Relations.block,
+    "unblock": Relations.unblock,
+    "add-to-circle": Relations.add_to_circle,
+    "remove-from-circle": Relations.remove_from_circle,
+    "mute": Relations.mute,
+    "unmute": Relations.unmute,
 }
 
 
@@ -71,9 +72,9 @@ def act(name: str) -> Endpoint:
 
     async def endpoint(request: Request, me: Account) -> Response:
         form = await changing(request, me)
-        other = await services(request).social.person(request.path_params["handle"])
+        other = await services(request).people.by_handle(request.path_params["handle"])
         try:
-            await ACTS[name](services(request).social, me.id, other.id)
+            await ACTS[name](services(request).relations, me.id, other.id)
         except (Forbidden, Invalid) as error:
             return await _person(request, me, "statuses", error)
         return done(request, field(form, "next") or f"/@{other.handle}", name, other.handle)
@@ -89,17 +90,17 @@ def person(tab: str) -> Endpoint:
 
 
 async def _person(request: Request, me: Account, tab: str, refused: Refused | None = None) -> Response:
-    social, before = services(request).social, before_of(request)
-    one = await social.person(request.path_params["handle"])
+    everybody, before = services(request).people, before_of(request)
+    one = await everybody.by_handle(request.path_params["handle"])
     path = f"/@{one.handle}" + ("" if tab == "statuses" else f"/{tab}")
-    relation = await social.relation(me.id, one.id) if one.id != me.id else None
+    relation = await everybody.relation(me.id, one.id) if one.id != me.id else None
     presences = services(request).presences
     statuses: list[Any] = []
     listed: list[Person] = []
     if tab == "statuses":
-        statuses, last = await social.statuses_of(me.id, one.id, before=before, limit=STATUSES_A_PAGE)
+        statuses, last = await services(request).statuses.by_author(me.id, one.id, before=before, limit=STATUSES_A_PAGE)
     else:
-        edges = social.followers if tab == "followers" else social.following
+        edges = everybody.followers if tab == "followers" else everybody.following
         listed, last = await edges(one.id, before=before, limit=PEOPLE_A_PAGE)
     seen = await presences.seen_by(me.id, {one.id, *(other.id for other in listed)} - {me.id})
     return render(
@@ -107,7 +108,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
         "person.html",
         problem_of(refused).status if refused else 200,
         person=one,
-        counts=await social.counts(me.id, one.id),
+        counts=await everybody.counts(me.id, one.id),
         relation=relation,
         presence=seen.get(one.id),
         online={id for id, presence in seen.items() if presence and presence.online},
@@ -117,7 +118,7 @@ async def _person(request: Request, me: Account, tab: str, refused: Refused | No
         statuses=statuses,
         mentions=await seen_mentions(services(request).stack.db, statuses),
         listed=listed,
-        followed=await social.followed(me.id, [one.id for one in listed]) if listed else {},
+        followed=await everybody.followed(me.id, [one.id for one in listed]) if listed else {},
         before=before,
         newest=path if before else None,
         older=address(path, before=last) if last else None,

@@ -26,7 +26,7 @@ from app.inbox import conversations, notifications, pictures
 from app.inbox.notifications import MOST_UNREAD
 from app.live import presence as presences
 from app.models import Audience, NotificationKind, StatusRow, User
-from app.social import TEXT_LIMIT, checked_text
+from app.social.statuses import TEXT_LIMIT, checked_text
 from app.text import INVISIBLE
 from phases import PHASES, timelines
 from phases.home.candidates import Source

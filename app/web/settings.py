@@ -28,7 +28,7 @@ async def rename(request: Request, me: Account) -> Response:
     name = field(await changing(request, me), "name")
     try:
         await services(request).renames.count(me.id)
-        await services(request).social.rename(me, name)
+        await services(request).people.rename(me, name)
     except (Invalid, TooMany) as error:
         return await _page(request, me, "name", error, name)
     return done(request, "/settings", "renamed")

@@ -77,7 +77,7 @@ def against_first(reads: Sequence[MeasuredPage]) -> list[Column]:
 async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, wrong: str | None = None) -> Response:
     await services(request).comparisons.count(me.id)
     reader, refused = await _reader(request, me)
-    social, may_check = services(request).social, await services(request).accounts.operates(me.id)
+    may_check = await services(request).accounts.operates(me.id)
     costs = await compared(request, reader.id, None, ROWS)
     shown = await columns(request, reader.id, [cost.last for cost in costs])
     checked = await _checked(request) if may_check and "check" in request.query_params else None
@@ -90,7 +90,9 @@ async def side_by_side(request: Request, me: Account, typed: str = FIRST_WORDS, 
         columns=list(zip(costs, shown, strict=True)),
         differing=[column.read.slug for column in shown if column.differs],
         costs=costs,
-        people=await social.people({cell.status.user_id for column in shown for cell in column.cells}),
+        people=await services(request).people.by_ids(
+            {cell.status.user_id for column in shown for cell in column.cells}
+        ),
         players=await cast(services(request).stack, request.app.state) if services(request).stack.config.demo else (),
         may_choose=services(request).stack.config.demo,
         may_check=may_check,
@@ -113,7 +115,7 @@ async def _reader(request: Request, me: Account) -> tuple[Account, str | None]:
     if not handle or not services(request).stack.config.demo:
         return me, None
     try:
-        user = await services(request).social.person(handle)
+        user = await services(request).people.by_handle(handle)
     except NotFound as error:
         return me, str(error)
     return Account.of(user), None
@@ -133,7 +135,7 @@ async def _checked(request: Request) -> list[Check]:
         .aggregate([{"$sample": {"size": READERS_CHECKED}}, {"$project": {"_id": 1}}])
     )
     ids = [user["_id"] for user in await drawn.to_list(READERS_CHECKED)]
-    people = await services(request).social.people(ids)
+    people = await services(request).people.by_ids(ids)
     checks = []
     for id in ids:
         shown = await columns(request, id)
@@ -149,7 +151,7 @@ async def post(request: Request, me: Account) -> Response:
     form = await changing(request, me)
     author = me.id
     if services(request).stack.config.demo and (handle := field(form, "author").strip().removeprefix("@")):
-        author = (await services(request).social.person(handle)).id
+        author = (await services(request).people.by_handle(handle)).id
     text = field(form, "text")
     try:
         once = idempotency_key(form, text)
@@ -161,7 +163,7 @@ async def post(request: Request, me: Account) -> Response:
 
 async def delivery(request: Request, me: Account) -> Response:
     watch = await _watch(request, me)
-    author = (await services(request).social.people([watch.status.user_id]))[watch.status.user_id]
+    author = (await services(request).people.by_ids([watch.status.user_id]))[watch.status.user_id]
     return render(request, "delivery.html", **_shown(request, watch), author=author, live=f"{request.url.path}/live")
 
 
@@ -193,7 +195,7 @@ async def _watch(request: Request, me: Account) -> Watch:
     here, id, author = services(request), id_of(request), me.id
     if here.stack.config.demo and (stored := await here.stack.db["statuses"].find_one({"_id": id}, {"user_id": 1})):
         author = stored["user_id"]
-    status = await here.social.status(author, id)
+    status = await here.statuses.by_id(author, id)
     if status.user_id != author:
         raise NotFound("You have no such status.")
     watches: Watches = request.app.state.watches

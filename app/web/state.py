@@ -14,7 +14,9 @@ from app.inbox.notifications import Notifications
 from app.inbox.pictures import Pictures
 from app.live.hub import Hub
 from app.live.presence import Presences
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Stack, within
 from app.stack.rates import Rate
 from app.web.afterwards import Afterwards
@@ -37,7 +39,9 @@ class Services:
     stack: Stack
     timelines: Timelines
     accounts: Accounts
-    social: Social
+    people: People
+    relations: Relations
+    statuses: Statuses
     notifications: Notifications
     conversations: Conversations
     pictures: Pictures

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from bson import ObjectId
 
-from app.social import Social
+from app.social.statuses import Statuses
 from benchmarks import answers
 from benchmarks.measure import Latencies
 from benchmarks.observe import priced
@@ -165,7 +165,7 @@ async def only(rig: Rig, slug: str) -> None:
 
 
 async def posted(rig: Rig, author: ObjectId) -> ObjectId:
-    status, _ = await Social(rig.stack, rig.timelines.outbox).post(author, "a status")
+    status, _ = await Statuses(rig.stack, rig.timelines.outbox).post(author, "a status")
     return status.id
 
 

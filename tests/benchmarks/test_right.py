@@ -12,7 +12,7 @@ from bson import ObjectId
 
 from app.config import Config
 from app.loop import event_loop
-from app.social import Social
+from app.social.statuses import Statuses
 from app.stack import Addresses
 from benchmarks import answers, cli, crossover, curves, rig, scenes, targets, units
 from benchmarks.report import Targets
@@ -104,7 +104,7 @@ def test_what_is_delivered_is_looked_for_at_the_last_follower() -> None:
             await answers.deliver_only(rig.timelines, [PUSH.slug])
             star = await scenes.star(rig, 3, 3)
             await scenes.check_fan_out(rig, PUSH, star)
-            status, _ = await Social(rig.stack, rig.timelines.outbox).post(star.author, "a status")
+            status, _ = await Statuses(rig.stack, rig.timelines.outbox).post(star.author, "a status")
             await scenes.check_kept(rig, PUSH, star, status.id)
             with pytest.raises(WrongAnswer, match="does not have it"):
                 await scenes.check_kept(rig, PUSH, star, ObjectId())

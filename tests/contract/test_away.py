@@ -19,7 +19,7 @@ TOTAL = "feedlab_kept_timeline_lookups_total"
 @pytest.fixture
 async def town(world: World) -> World:
     names = [f"fan{n}" for n in range(10)]
-    await world.people("zoe", *names)
+    await world.sign_up("zoe", *names)
     for name in names:
         await world.follow(name, "zoe")
     await world.warm("zoe", *names)

@@ -21,7 +21,7 @@ async def star(world: World, phase: str, followers: int, active: int | None = No
     await world.timelines.change(read=phase, delivering=[phase])
     world.pass_grace()
     fans = [f"fan{n}" for n in range(followers)]
-    await world.people("zoe", *fans)
+    await world.sign_up("zoe", *fans)
     now = world.clock.now()
     rows = [{"_id": id_at(now), "follower": world.ids[fan], "followee": world.ids["zoe"]} for fan in fans]
     if rows:
@@ -56,7 +56,7 @@ async def test_a_post(world: World, phase: Phase, claim: Claim, n: int) -> None:
     if world.stack.addresses.redis:
         assert bool(found.redis) == bool(claim.redis_at_most)
     if not claim.grows_with:
-        await world.people("shy")
+        await world.sign_up("shy")
         with counted() as without_followers:
             await world.post("shy", "hello")
         assert without_followers == found
@@ -82,7 +82,7 @@ async def test_a_delivery(world: World, phase: Phase, claim: Claim, n: int) -> N
 async def test_a_page(world: World, phase: Phase, claim: Claim, n: int, known: bool) -> None:
     await world.timelines.change(read=phase.slug, delivering=[phase.slug])
     world.pass_grace()
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     now = world.clock.now()
     edges = [{"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now)} for _ in range(n - 1)]

@@ -82,7 +82,7 @@ class Talk:
 
 @pytest.fixture
 async def talk(world: World) -> Talk:
-    await world.people(*PEOPLE)
+    await world.sign_up(*PEOPLE)
     return Talk(world)
 
 
@@ -177,7 +177,7 @@ async def test_nothing_new_goes_across_a_block(talk: Talk) -> None:
     hello = await talk.send("ann", id, "hello")
     await talk.receive("ben", id, delivered=1)
     for blocker, blocked in (("ann", "ben"), ("ben", "ann")):
-        await talk.world.social.block(talk.ids[blocker], talk.ids[blocked])
+        await talk.world.relations.block(talk.ids[blocker], talk.ids[blocked])
         for me in ("ann", "ben"):
             with pytest.raises(Forbidden):
                 await talk.send(me, id, "more")
@@ -190,10 +190,10 @@ async def test_nothing_new_goes_across_a_block(talk: Talk) -> None:
     for me, seen in (("ann", "delivered"), ("ben", "read")):
         assert await said(talk, me, id) == [("hello", seen)]
     assert ((await talk.of("ben", id)).unread, (await talk.of("ann", id)).read_to) == (0, 0)
-    await talk.world.social.unblock(talk.ids["ann"], talk.ids["ben"])
+    await talk.world.relations.unblock(talk.ids["ann"], talk.ids["ben"])
     with pytest.raises(Forbidden):
         await talk.send("ann", id, "more")
-    await talk.world.social.unblock(talk.ids["ben"], talk.ids["ann"])
+    await talk.world.relations.unblock(talk.ids["ben"], talk.ids["ann"])
     assert (await said(talk, "ann", id)) == [("hello", "delivered")], "what was read across a block stays unseen"
     assert (await talk.send("ann", id, "more")).seq == hello.seq + 1
     await talk.receive("ben", id, read=2)

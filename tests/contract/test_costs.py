@@ -29,7 +29,7 @@ async def test_a_page_is_dear_to_a_stranger_and_cheap_again_however_many_they_fo
     world: World, followees: int, query: int
 ) -> None:
     """`query`: commands of phase 1, each time. Of many who have hardly written it asks a sample, and then all."""
-    await world.people("ann", "ben", "zoe")
+    await world.sign_up("ann", "ben", "zoe")
     await world.follow("ann", "zoe")
     await world.follow("ben", "zoe")
     now = world.clock.now()
@@ -82,7 +82,7 @@ async def test_a_page_is_dear_to_a_stranger_and_cheap_again_however_many_they_fo
 async def test_pages_that_are_asked_for_at_the_same_time_share_commands(world: World, phase: str) -> None:
     """The first one goes alone, and of those who come meanwhile half, and then the rest."""
     authors = {f"reader {n}": f"author {n}" for n in range(8)}
-    await world.people(*authors, *authors.values())
+    await world.sign_up(*authors, *authors.values())
     for reader, author in authors.items():
         await world.follow(reader, author)
         await world.post(author, f"by {author}")
@@ -102,7 +102,7 @@ async def test_pages_that_are_asked_for_at_the_same_time_share_commands(world: W
 
 
 async def test_a_page_with_statuses_for_mutuals_is_remembered_as_others_are(world: World) -> None:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.follow("zoe", "ann")
     await world.post("zoe", "to mutuals", "mutuals")
@@ -120,7 +120,7 @@ async def test_a_page_with_statuses_for_mutuals_is_remembered_as_others_are(worl
 @pytest.mark.parametrize(("author", "visits"), [("zoe", 1), ("zoe", 2), ("stranger", 1)])
 async def test_a_backlog_makes_no_read_dearer(world: World, author: str, visits: int) -> None:
     """Rule 10. Whoever meets it asks once more, and then for pending statuses of their own authors at once."""
-    await world.people("ann", "zoe", "stranger")
+    await world.sign_up("ann", "zoe", "stranger")
     await world.follow("ann", "zoe")
     await world.post("zoe", "hello")
     await world.drain()
@@ -137,7 +137,7 @@ async def test_a_backlog_makes_no_read_dearer(world: World, author: str, visits:
 
 
 async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -> None:
-    await world.people("ann", "zoe", "yan")
+    await world.sign_up("ann", "zoe", "yan")
     await world.follow("ann", "zoe", "yan")
     await world.post("zoe", "hello")
     await world.drain()
@@ -149,7 +149,7 @@ async def test_what_has_changed_since_the_last_page_is_looked_up(world: World) -
         with counted() as cost:
             await world.page("ann", phase)
         assert cost.mongodb == 2, "the new status"
-        await world.social.unfollow(world.ids["ann"], world.ids["yan"])
+        await world.relations.unfollow(world.ids["ann"], world.ids["yan"])
         with counted() as cost:
             await world.page("ann", phase)
         assert cost.mongodb == 2, "her edges have changed, the statuses have not"
@@ -190,9 +190,9 @@ async def test_a_window_that_holds_too_little_is_not_the_end(world: World) -> No
 
 
 async def test_a_persons_page_costs_the_same_however_much_is_not_for_its_reader(world: World) -> None:
-    await world.people("zoe", "ann", "eve", "dot")
+    await world.sign_up("zoe", "ann", "eve", "dot")
     await world.follow("ann", "zoe")
-    await world.social.block(world.ids["zoe"], world.ids["eve"])
+    await world.relations.block(world.ids["zoe"], world.ids["eve"])
     await world.post("zoe", "for ann")
     rows = [
         {"_id": world.clock.new_id(), "user_id": world.ids["zoe"], "text": "", "audience": "circle"} for _ in range(99)
@@ -200,12 +200,12 @@ async def test_a_persons_page_costs_the_same_however_much_is_not_for_its_reader(
     await world.stack.db["statuses"].insert_many(rows)
     for reader, texts, commands in (("ann", ["for ann"], 3), ("eve", [], 1), ("dot", [], 1)):
         with counted() as cost:
-            found, after = await world.social.statuses_of(world.ids[reader], world.ids["zoe"], before=None, limit=2)
+            found, after = await world.statuses.by_author(world.ids[reader], world.ids["zoe"], before=None, limit=2)
         assert ([status.text for status in found], after, cost.mongodb) == (texts, None, commands), reader
 
 
 async def test_work_that_is_done_costs_little_to_repeat(world: World) -> None:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.warm("ann")
     status = await world.post("zoe", "hello")
@@ -217,7 +217,7 @@ async def test_work_that_is_done_costs_little_to_repeat(world: World) -> None:
 
 
 async def test_a_follow_is_noted_once_for_all_phases_that_deliver_to_active_readers(world: World) -> None:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.warm("ann")
     admit, narrow = ActiveReaders.admit, ActiveReaders.narrow
     with (
@@ -225,5 +225,5 @@ async def test_a_follow_is_noted_once_for_all_phases_that_deliver_to_active_read
         patch.object(ActiveReaders, "narrow", autospec=True, side_effect=narrow) as narrowed,
     ):
         await world.follow("ann", "zoe")
-        await world.social.unfollow(world.ids["ann"], world.ids["zoe"])
+        await world.relations.unfollow(world.ids["ann"], world.ids["zoe"])
     assert (admitted.call_count, narrowed.call_count) == (1, 1)

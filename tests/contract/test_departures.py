@@ -17,6 +17,7 @@ from app.inbox.mentions import seen_mentions
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Account, Person
+from app.social.people import People
 from app.stack import Hint
 from app.stack.mongodb.transaction import Contended, transaction
 from phases.keeping.entries import Entries
@@ -30,20 +31,20 @@ pytestmark = pytest.mark.anyio
 async def town(world: World) -> World:
     """Zoe is in everything with Ann, and each process has pages and edges of everybody in mind."""
     world.timelines.outbox.add(Notifier(world.stack, world.timelines.outbox))
-    await world.people("ann", "ben", "zoe")
+    await world.sign_up("ann", "ben", "zoe")
     await world.follow("ann", "zoe", "ben")
     await world.follow("zoe", "ann")
     await world.follow("ben", "zoe", "ann")
-    social, ids = world.social, world.ids
-    await social.add_to_circle(ids["zoe"], ids["ann"])
-    await social.add_to_circle(ids["ann"], ids["zoe"])
-    await social.mute(ids["ben"], ids["zoe"])
-    await social.mute(ids["zoe"], ids["ben"])
+    relations, statuses, ids = world.relations, world.statuses, world.ids
+    await relations.add_to_circle(ids["zoe"], ids["ann"])
+    await relations.add_to_circle(ids["ann"], ids["zoe"])
+    await relations.mute(ids["ben"], ids["zoe"])
+    await relations.mute(ids["zoe"], ids["ben"])
     by_ann = await world.post("ann", "by ann, to @zoe and @ben")
     for audience in ("followers", "mutuals", "circle"):
         await world.post("zoe", f"by zoe to {audience}, and to @ann", audience)
-    await social.like(ids["zoe"], by_ann.id)
-    await social.like(ids["ben"], by_ann.id)
+    await statuses.like(ids["zoe"], by_ann.id)
+    await statuses.like(ids["ben"], by_ann.id)
     await world.drain()
     await world.warm("ann", "ben", "zoe")
     for reader in ("ann", "ben"):
@@ -105,29 +106,29 @@ async def test_at_once_nothing_of_it_is_visible(town: World) -> None:
         for row in seen.statuses:
             if row.user_id == zoe:
                 with pytest.raises(NotFound):
-                    await town.social.status(ann, row.id)
-        assert (await town.social.statuses_of(ann, zoe, before=None, limit=20))[0] == []
+                    await town.statuses.by_id(ann, row.id)
+        assert (await town.statuses.by_author(ann, zoe, before=None, limit=20))[0] == []
         assert {one.who for one in (await inbox.page(ann, None, 20))[0]} == {ben}
         assert (await inbox.unread(ann)).number == 2  # a follow and a like
-        counts = await town.social.counts(ann, ann)
+        counts = await town.people.counts(ann, ann)
         assert (counts.followers, counts.following) == (1, 1)
-        for of in (town.social.followers, town.social.following):
+        for of in (town.people.followers, town.people.following):
             assert [one.handle for one in (await of(ann, before=None, limit=20))[0]] == ["ben"]
-        assert (await town.social.circle(ann, before=None, limit=20))[0] == []
-        assert (await town.social.muted(ben, before=None, limit=20))[0] == []
+        assert (await town.people.circle(ann, before=None, limit=20))[0] == []
+        assert (await town.people.muted(ben, before=None, limit=20))[0] == []
         assert (await seen_mentions(town.stack.db, [by_ann]))[by_ann.id] == {"ben"}
-        assert [one.handle for one in (await town.social.search("", "", 20))[0]] == ["ann", "ben"]
-        assert "zoe" not in {one.handle for one in await town.social.suggestions(ben, 5)}
+        assert [one.handle for one in (await town.people.search("", "", 20))[0]] == ["ann", "ben"]
+        assert "zoe" not in {one.handle for one in await town.people.suggestions(ben, 5)}
         with pytest.raises(NotFound):
-            await town.social.person("zoe")
-        for process in (town.social, type(town.social)(town.stack, town.timelines.outbox)):
-            assert (await process.people([zoe]))[zoe] == Person(zoe, "", "deleted")
+            await town.people.by_handle("zoe")
+        for process in (town.people, People(town.stack)):
+            assert (await process.by_ids([zoe]))[zoe] == Person(zoe, "", "deleted")
         await cleared(town)  # and the same once it is gone
 
 
 async def test_a_page_that_was_seen_is_judged_again(world: World) -> None:
     """Where nothing else has changed: neither the list, nor the statuses, nor the reader's own edges."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.post("zoe", "hello")
     await world.drain()
@@ -141,7 +142,7 @@ async def test_a_page_that_was_seen_is_judged_again(world: World) -> None:
 
 async def test_who_was_seeded_remembers_nothing_of_a_deleted_account(world: World) -> None:
     """None of their edges has been changed, so their edges have no version yet."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     edge = {"_id": world.clock.new_id(), "follower": world.ids["ann"], "followee": world.ids["zoe"]}
     await world.stack.db["follows"].insert_one(edge)
     await world.post("zoe", "by zoe")
@@ -158,13 +159,13 @@ async def test_who_was_seeded_remembers_nothing_of_a_deleted_account(world: Worl
 async def test_lists_of_people_are_full_before_it_is_cleared(world: World) -> None:
     """Whoever departs: the first ones, some in the middle, the one behind a page, the last."""
     names = [f"fan{n}" for n in range(9)]
-    await world.people("ann", *names)
+    await world.sign_up("ann", *names)
     for name in names:
         await world.follow(name, "ann")
         await world.follow("ann", name)
     for name in ("fan8", "fan7", "fan4", "fan1", "fan0"):
         await leave(world, name)
-    for listed in (world.social.followers, world.social.following):
+    for listed in (world.people.followers, world.people.following):
         assert await _walk(world, listed, limit=2) == [["fan6", "fan5"], ["fan3", "fan2"]]
         assert await _walk(world, listed, limit=3) == [["fan6", "fan5", "fan3"], ["fan2"]]
 
@@ -194,7 +195,7 @@ async def test_what_is_left_goes_and_likes_are_counted(town: World) -> None:
     stored = await town.stack.db["users"].find_one({"_id": zoe})
     assert stored
     assert "password_hash" not in stored
-    assert (await town.social.counts(ann, ann)).followers == 1
+    assert (await town.people.counts(ann, ann)).followers == 1
 
 
 async def _entries_of_others(world: World, person: ObjectId) -> int:
@@ -255,7 +256,7 @@ async def left_by(world: World, *names: str) -> set[str]:
 async def test_a_round_is_as_long_for_who_has_left_much(world: World) -> None:
     """A conversation is a transaction. Others have their share of the round, and the next one goes on."""
     others, steps, looks = [f"other{n}" for n in range(30)], 6, 1 + len(departures.EDGES)
-    await world.people("yan", "zoe", *others)
+    await world.sign_up("yan", "zoe", *others)
     talk = Conversations(world.stack)
     for name in others:
         await talk.open(world.ids["zoe"], world.ids[name])
@@ -281,7 +282,7 @@ async def test_a_round_is_as_long_for_who_has_left_much(world: World) -> None:
 
 
 async def test_who_waits_for_others_holds_up_nobody_else(world: World) -> None:
-    await world.people("yan", "zoe")
+    await world.sign_up("yan", "zoe")
     await leave(world, "zoe")
     world.clock.advance(1)
     await leave(world, "yan")
@@ -301,35 +302,35 @@ async def test_who_waits_for_others_holds_up_nobody_else(world: World) -> None:
 
 async def test_what_was_under_way_leaves_nothing(town: World) -> None:
     """Requests that began before the account was deleted, of somebody who had been stopped meanwhile."""
-    ids, social = town.ids, town.social
+    ids, relations, statuses = town.ids, town.relations, town.statuses
     await leave(town, "zoe")
     for work in (
-        social.follow(ids["zoe"], ids["ben"]),
-        social.follow(ids["ben"], ids["zoe"]),
-        social.add_to_circle(ids["ben"], ids["zoe"]),
-        social.add_to_circle(ids["zoe"], ids["ben"]),
-        social.block(ids["zoe"], ids["ben"]),
-        social.block(ids["ann"], ids["zoe"]),
-        social.mute(ids["zoe"], ids["ann"]),
-        social.mute(ids["ann"], ids["zoe"]),
+        relations.follow(ids["zoe"], ids["ben"]),
+        relations.follow(ids["ben"], ids["zoe"]),
+        relations.add_to_circle(ids["ben"], ids["zoe"]),
+        relations.add_to_circle(ids["zoe"], ids["ben"]),
+        relations.block(ids["zoe"], ids["ben"]),
+        relations.block(ids["ann"], ids["zoe"]),
+        relations.mute(ids["zoe"], ids["ann"]),
+        relations.mute(ids["ann"], ids["zoe"]),
         depart(town.stack.db, town.clock, ids["zoe"]),
     ):
         with pytest.raises(NotFound):
             await work
     (by_ann,) = (await town.page("ann", "query")).statuses
-    await social.unlike(ids["ben"], by_ann.id)
+    await statuses.unlike(ids["ben"], by_ann.id)
     await clear_departures(town.stack.db, town.clock, town.stack.bus)
     with pytest.raises(NotFound):
-        await social.like(ids["zoe"], by_ann.id)
+        await statuses.like(ids["zoe"], by_ann.id)
     with pytest.raises(NoAccount):
-        await social.rename(Account(ids["zoe"], "zoe"), "Back again")
-    await social.post(ids["zoe"], "too late, @ann")
+        await town.people.rename(Account(ids["zoe"], "zoe"), "Back again")
+    await statuses.post(ids["zoe"], "too late, @ann")
     await town.drain()
     await town.sees("ann", by_ann.text)
     town.clock.advance(LINGER_S + 1)
     await clear_departures(town.stack.db, town.clock, town.stack.bus)
     assert (await rows_that_name(town, ids["zoe"])).keys() <= {"notifications"}
-    assert (await social.people([ids["zoe"]]))[ids["zoe"]].name == "deleted"
+    assert (await town.people.by_ids([ids["zoe"]]))[ids["zoe"]].name == "deleted"
     await town.sees("ann", by_ann.text)
 
 
@@ -344,8 +345,8 @@ async def test_what_is_done_later_makes_nothing_of_it_anew(town: World) -> None:
     ann, zoe, conversations = town.ids["ann"], town.ids["zoe"], Conversations(town.stack)
     talk, _ = await conversations.open(ann, zoe)
     await conversations.send(ann, talk.id, "1", "hello")
-    await town.social.unfollow(ann, zoe)
-    await town.social.follow(ann, zoe)
+    await town.relations.unfollow(ann, zoe)
+    await town.relations.follow(ann, zoe)
     await leave(town, "zoe")
     await cleared(town)
     await town.drain()
@@ -407,11 +408,11 @@ async def test_tokens_end_with_the_account_whoever_signs_in_meanwhile(town: Worl
 async def who_likes(town: World) -> Account:
     """Yan, who likes everything of Ann's: two statuses."""
     user = await Accounts(town.stack).sign_up("yan", None, "correct horse")
-    await town.social.follow(user.id, town.ids["ann"])
+    await town.relations.follow(user.id, town.ids["ann"])
     second = await town.post("ann", "again")
     for row in (await town.page("ann", "query")).statuses:
         if row.user_id == town.ids["ann"]:
-            await town.social.like(user.id, row.id)
+            await town.statuses.like(user.id, row.id)
     assert await likes_of_ann(town) == {second.text: 1, "by ann, to @zoe and @ben": 3}
     return Account(user.id, "yan")
 

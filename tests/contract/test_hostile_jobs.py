@@ -24,7 +24,7 @@ SOME_ID = str(ObjectId(b"strange stat"))
 
 @pytest.fixture
 async def town(world: World) -> World:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.timelines.change(read=CACHE.slug, delivering=[CACHE.slug])
     world.pass_grace()

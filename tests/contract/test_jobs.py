@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def town(world: World) -> World:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.timelines.change(read=CACHE.slug, delivering=[CACHE.slug])
     world.pass_grace()
@@ -101,7 +101,7 @@ async def test_a_worker_that_waits_for_a_job_does_none_after_a_pause(town: World
 
 async def test_a_large_delivery_that_is_begun_beside_a_job_goes_on_by_itself(town: World) -> None:
     fans = await three_chunks(town)
-    await town.people("yan")
+    await town.sign_up("yan")
     small = await town.post("yan", "small")
     large = await town.post("zoe", "large")
     await one_job(town, small.id)
@@ -282,7 +282,7 @@ async def test_a_job_walks_on_while_nobody_waits(town: World, waiting: bool, lef
 async def test_what_is_posted_during_a_large_delivery_is_delivered_beside_its_next_step(town: World) -> None:
     """Rule 7. It waits neither for the large one nor for a job of its own."""
     await three_chunks(town)
-    await town.people("yan")
+    await town.sign_up("yan")
     steps: list[str] = []
 
     async def noted(status: StatusRow) -> None:
@@ -315,7 +315,7 @@ async def test_a_walk_that_another_one_has_ended_goes_no_further(town: World) ->
 async def test_small_deliveries_and_a_large_one_take_turns(town: World) -> None:
     """Rule 7. Neither waits for the whole of the other, however many small ones are posted."""
     await three_chunks(town)
-    await town.people("yan")
+    await town.sign_up("yan")
     steps: list[str] = []
 
     async def noted(status: StatusRow) -> None:
@@ -338,7 +338,7 @@ def keys(world: World, pattern: str) -> list[bytes]:
 async def three_chunks(world: World) -> list[str]:
     """Ann and these follow Zoe."""
     fans = [f"fan{n}" for n in range(3 * world.stack.config.list_chunk - 1)]
-    await world.people(*fans)
+    await world.sign_up(*fans)
     for fan in fans:
         await world.follow(fan, "zoe")
     await world.warm(*fans)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def town(world: World) -> World:
     """Ann and Ben follow Zoe; nobody follows Dot."""
-    await world.people("ann", "ben", "zoe", "dot")
+    await world.sign_up("ann", "ben", "zoe", "dot")
     for reader in ("ann", "ben"):
         await world.follow(reader, "zoe")
     return world
@@ -35,11 +35,11 @@ async def are_seen(town: World, reader: str, *likes: tuple[str, int, bool]) -> N
 
 
 async def like(town: World, reader: str, status: StatusRow) -> None:
-    await town.social.like(town.ids[reader], status.id)
+    await town.statuses.like(town.ids[reader], status.id)
 
 
 async def unlike(town: World, reader: str, status: StatusRow) -> None:
-    await town.social.unlike(town.ids[reader], status.id)
+    await town.statuses.unlike(town.ids[reader], status.id)
 
 
 async def test_likes_are_counted_on_the_next_page_of_everybody(town: World) -> None:
@@ -68,7 +68,7 @@ async def test_whoever_is_new_to_a_process_is_shown_what_others_were_shown_as_it
     await town.drain()
     await town.warm("ann", "ben")
     await like(town, "ben", liked)
-    await town.social.delete(gone.user_id, gone.id)
+    await town.statuses.delete(gone.user_id, gone.id)
     for reader, yours in (("ann", False), ("ben", True)):
         town.timelines.forget(town.ids[reader])
         page = await town.page(reader, phase)
@@ -80,8 +80,8 @@ async def test_a_single_status_and_a_persons_page_say_the_same(town: World) -> N
     status = await town.post("zoe", "liked")
     await like(town, "ann", status)
     for reader, yours in (("ann", True), ("ben", False)):
-        alone = await town.social.status(town.ids[reader], status.id)
-        listed, _ = await town.social.statuses_of(town.ids[reader], town.ids["zoe"], before=None, limit=5)
+        alone = await town.statuses.by_id(town.ids[reader], status.id)
+        listed, _ = await town.statuses.by_author(town.ids[reader], town.ids["zoe"], before=None, limit=5)
         assert [(row.likes, row.you_like) for row in (alone, *listed)] == [(1, yours)] * 2
 
 
@@ -105,12 +105,12 @@ async def test_repeating_a_like_or_its_end_changes_nothing(town: World) -> None:
 async def test_many_likes_at_once_are_counted_one_by_one(town: World) -> None:
     """More than MongoDB lets change one document in the time that a transaction has, if all try at once."""
     fans = [f"fan{n}" for n in range(60)]
-    await town.people(*fans)
+    await town.sign_up(*fans)
     for fan in fans:
         await town.follow(fan, "zoe")
     status = await town.post("zoe", "liked by everybody")
     await asyncio.gather(*(like(town, fan, status) for fan in (*fans, *fans)))
-    assert (await town.social.status(town.ids["fan0"], status.id)).likes == len(fans)
+    assert (await town.statuses.by_id(town.ids["fan0"], status.id)).likes == len(fans)
 
 
 async def test_what_cannot_be_seen_cannot_be_liked(town: World) -> None:
@@ -126,7 +126,7 @@ async def test_a_like_can_be_taken_back_from_what_can_be_seen_no_more(town: Worl
     status = await town.post("zoe", "liked")
     for reader in ("ann", "ben"):
         await like(town, reader, status)
-    await town.social.unfollow(town.ids["ann"], town.ids["zoe"])
+    await town.relations.unfollow(town.ids["ann"], town.ids["zoe"])
     await unlike(town, "ann", status)
     with pytest.raises(NotFound):
         await unlike(town, "ann", status)
@@ -137,7 +137,7 @@ async def test_a_deleted_status_has_no_likes(town: World) -> None:
     status = await town.post("zoe", "regretted")
     await like(town, "ann", status)
     await town.warm("ann")
-    await town.social.delete(town.ids["zoe"], status.id)
+    await town.statuses.delete(town.ids["zoe"], status.id)
     await are_seen(town, "ann")
     with pytest.raises(NotFound):
         await like(town, "ben", status)
@@ -151,10 +151,10 @@ async def test_a_deleted_status_has_no_likes(town: World) -> None:
 
 async def test_the_answer_to_a_repeated_post_knows_its_likes(town: World) -> None:
     zoe = town.ids["zoe"]
-    status, _ = await town.social.post(zoe, "once", idempotency_key="k")
+    status, _ = await town.statuses.post(zoe, "once", idempotency_key="k")
     for reader in ("ann", "zoe"):
         await like(town, reader, status)
-    again, created = await town.social.post(zoe, "once", idempotency_key="k")
+    again, created = await town.statuses.post(zoe, "once", idempotency_key="k")
     assert (again.likes, again.you_like, created) == (2, True, False)
 
 

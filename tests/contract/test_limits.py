@@ -21,7 +21,7 @@ def settings() -> dict[str, Any]:
 
 @pytest.fixture
 async def town(world: World) -> World:
-    await world.people("ann", *NAMES)
+    await world.sign_up("ann", *NAMES)
     await world.follow("ann", *NAMES[: LIMIT - 1])
     return world
 
@@ -36,7 +36,7 @@ async def test_a_follow_is_repeated_at_the_limit(town: World) -> None:
     with pytest.raises(Forbidden):
         await town.follow("ann", NAMES[-2])
     assert await followees(town) == LIMIT
-    await town.social.unfollow(town.ids["ann"], town.ids[NAMES[0]])
+    await town.relations.unfollow(town.ids["ann"], town.ids[NAMES[0]])
     await town.follow("ann", NAMES[-2])
     assert await followees(town) == LIMIT
 

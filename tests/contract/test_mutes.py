@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 async def town(world: World) -> World:
     """Ann follows Zoe and Yan; Zoe follows her back."""
-    await world.people("ann", "zoe", "yan", "dot")
+    await world.sign_up("ann", "zoe", "yan", "dot")
     await world.follow("ann", "zoe", "yan")
     await world.follow("zoe", "ann")
     return world
@@ -21,12 +21,12 @@ async def town(world: World) -> World:
 
 async def mute(town: World, reader: str, *muted: str) -> None:
     for name in muted:
-        await town.social.mute(town.ids[reader], town.ids[name])
+        await town.relations.mute(town.ids[reader], town.ids[name])
 
 
 async def unmute(town: World, reader: str, *muted: str) -> None:
     for name in muted:
-        await town.social.unmute(town.ids[reader], town.ids[name])
+        await town.relations.unmute(town.ids[reader], town.ids[name])
 
 
 async def test_who_is_muted_leaves_the_timeline_at_the_next_read_and_comes_back(town: World) -> None:
@@ -69,11 +69,11 @@ async def test_a_single_status_and_a_persons_page_show_who_is_muted(town: World)
     status = await town.post("zoe", "by zoe")
     await mute(town, "ann", "zoe")
     ann, zoe = town.ids["ann"], town.ids["zoe"]
-    assert (await town.social.status(ann, status.id)).text == "by zoe"
-    listed, _ = await town.social.statuses_of(ann, zoe, before=None, limit=5)
+    assert (await town.statuses.by_id(ann, status.id)).text == "by zoe"
+    listed, _ = await town.statuses.by_author(ann, zoe, before=None, limit=5)
     assert [row.text for row in listed] == ["by zoe"]
-    assert (await town.social.counts(ann, zoe)).statuses == 1
-    await town.social.like(ann, status.id)
+    assert (await town.people.counts(ann, zoe)).statuses == 1
+    await town.statuses.like(ann, status.id)
 
 
 async def test_a_mute_is_nobody_elses_business(town: World) -> None:
@@ -83,7 +83,7 @@ async def test_a_mute_is_nobody_elses_business(town: World) -> None:
     await town.sees("zoe", "by ann")
     await town.sees("ann", "by ann")
     relations = [
-        await town.social.relation(town.ids[one], town.ids[other]) for one, other in (("ann", "zoe"), ("zoe", "ann"))
+        await town.people.relation(town.ids[one], town.ids[other]) for one, other in (("ann", "zoe"), ("zoe", "ann"))
     ]
     assert [(each.muted, each.you_follow, each.follows_you) for each in relations] == [
         (True, True, True),
@@ -132,13 +132,13 @@ async def test_phase_1_does_not_look_at_what_the_muted_wrote(town: World) -> Non
 async def test_lists_of_people_are_newest_account_first(town: World) -> None:
     ann = town.ids["ann"]
     await mute(town, "ann", "dot", "zoe", "yan")
-    await town.social.add_to_circle(ann, town.ids["yan"])
+    await town.relations.add_to_circle(ann, town.ids["yan"])
     for name in ("zoe", "dot"):
-        await town.social.block(ann, town.ids[name])
+        await town.relations.block(ann, town.ids[name])
     for listed, names in (
-        (town.social.muted, ["dot", "yan", "zoe"]),
-        (town.social.blocked, ["dot", "zoe"]),
-        (town.social.circle, ["yan"]),
+        (town.people.muted, ["dot", "yan", "zoe"]),
+        (town.people.blocked, ["dot", "zoe"]),
+        (town.people.circle, ["yan"]),
     ):
         found: list[str] = []
         before: ObjectId | None = None

@@ -25,7 +25,7 @@ SECRET, ANN, AT = b"secret", ObjectId(), Container("lists", ObjectId())
 @pytest.fixture
 async def town(world: World) -> World:
     """Ann follows Zoe and Yan; her lists are kept, and what she may see of whom is noted."""
-    await world.people("ann", "zoe", "yan", "dot")
+    await world.sign_up("ann", "zoe", "yan", "dot")
     await world.follow("ann", "zoe", "yan")
     await world.post("yan", "by yan")
     await world.post("zoe", "by zoe")
@@ -72,7 +72,7 @@ async def test_one_command_makes_the_page_of_a_reader_whom_the_process_does_not_
 
 
 async def test_a_process_that_knows_the_reader_notes_them_once(world: World) -> None:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.post("zoe", "by zoe")
     await world.drain()
@@ -87,7 +87,7 @@ async def test_a_process_that_knows_the_reader_notes_them_once(world: World) -> 
 
 
 async def test_an_author_who_was_not_noted_is_looked_up_once(world: World) -> None:
-    await world.people("ann", "zoe", "yan")
+    await world.sign_up("ann", "zoe", "yan")
     await world.follow("ann", "zoe", "yan")
     await world.post("zoe", "by zoe")
     await world.drain()
@@ -103,12 +103,12 @@ async def test_an_author_who_was_not_noted_is_looked_up_once(world: World) -> No
 
 Change = Callable[[World], Awaitable[object]]
 CHANGES: dict[str, tuple[Change, list[str]]] = {
-    "unfollow": (lambda town: town.social.unfollow(town.ids["ann"], town.ids["zoe"]), ["by yan"]),
-    "block": (lambda town: town.social.block(town.ids["ann"], town.ids["zoe"]), ["by yan"]),
-    "blocked": (lambda town: town.social.block(town.ids["zoe"], town.ids["ann"]), ["by yan"]),
-    "mute": (lambda town: town.social.mute(town.ids["ann"], town.ids["yan"]), ["by zoe"]),
+    "unfollow": (lambda town: town.relations.unfollow(town.ids["ann"], town.ids["zoe"]), ["by yan"]),
+    "block": (lambda town: town.relations.block(town.ids["ann"], town.ids["zoe"]), ["by yan"]),
+    "blocked": (lambda town: town.relations.block(town.ids["zoe"], town.ids["ann"]), ["by yan"]),
+    "mute": (lambda town: town.relations.mute(town.ids["ann"], town.ids["yan"]), ["by zoe"]),
     "circle": (
-        lambda town: town.social.add_to_circle(town.ids["zoe"], town.ids["ann"]),
+        lambda town: town.relations.add_to_circle(town.ids["zoe"], town.ids["ann"]),
         ["for the circle", "by zoe", "by yan"],
     ),
     "follow": (lambda town: town.follow("ann", "dot"), ["by dot", "by zoe", "by yan"]),
@@ -130,9 +130,9 @@ async def test_what_is_noted_ends_with_any_change(town: World, change: str) -> N
 
 async def test_who_can_write_to_memcached_lets_nobody_in(town: World) -> None:
     """Neither by what we have sealed for somebody else or elsewhere, nor by what we have not."""
-    await town.people("eve")
+    await town.sign_up("eve")
     await town.follow("eve", "zoe", "yan")
-    await town.social.add_to_circle(town.ids["zoe"], town.ids["eve"])
+    await town.relations.add_to_circle(town.ids["zoe"], town.ids["eve"])
     await town.drain()
     for phase in IN_MEMCACHED:
         at = await container(town, phase)
@@ -164,14 +164,14 @@ async def version(town: World, phase: str) -> Version:
 
 async def test_in_a_restored_database_nothing_is_true_that_was_noted_of_another_history(town: World) -> None:
     """It was restored by somebody's own means, and no process has noticed yet. The changes are as many as before."""
-    await town.social.remove_from_circle(town.ids["zoe"], town.ids["ann"])
+    await town.relations.remove_from_circle(town.ids["zoe"], town.ids["ann"])
     backup = await town.dump()
-    await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
+    await town.relations.add_to_circle(town.ids["zoe"], town.ids["ann"])
     await town.drain()
     for phase in IN_MEMCACHED:
         assert (await comes_elsewhere(town, phase))[0] == ["for the circle", "by zoe", "by yan"]
     await town.load(backup)
-    await town.social.add_to_circle(town.ids["dot"], town.ids["ann"])
+    await town.relations.add_to_circle(town.ids["dot"], town.ids["ann"])
     for phase in IN_MEMCACHED:
         assert (await comes_elsewhere(town, phase))[0] == ["by zoe", "by yan"], phase
 
@@ -183,7 +183,7 @@ async def test_a_version_that_may_come_back_is_not_noted(town: World) -> None:
         await town.stack.memcached.delete(edges_key(await container(town, phase), town.ids["ann"]))
         await comes_elsewhere(town, phase)
         assert await comes_elsewhere(town, phase) == (["by zoe", "by yan"], UNNOTED), phase
-    await town.social.mute(town.ids["ann"], town.ids["dot"])
+    await town.relations.mute(town.ids["ann"], town.ids["dot"])
     for phase in IN_MEMCACHED:
         await comes_elsewhere(town, phase)
         assert await comes_elsewhere(town, phase) == (["by zoe", "by yan"], KNOWN), phase

@@ -26,7 +26,7 @@ PEOPLE = ("ann", "ben", "cat", "zoe")
 async def town(world: World) -> World:
     """Nobody follows anybody; notifications are a consumer."""
     world.timelines.outbox.add(Notifier(world.stack, world.timelines.outbox))
-    await world.people(*PEOPLE)
+    await world.sign_up(*PEOPLE)
     return world
 
 
@@ -60,7 +60,10 @@ async def unread(town: World, reader: str) -> int:
 
 async def act(town: World, verb: str, one: str, other: str | StatusRow) -> None:
     town.clock.advance(1)
-    await getattr(town.social, verb)(town.ids[one], town.ids[other] if isinstance(other, str) else other.id)
+    if isinstance(other, str):
+        await getattr(town.relations, verb)(town.ids[one], town.ids[other])
+    else:
+        await getattr(town.statuses, verb)(town.ids[one], other.id)
 
 
 async def owed(town: World) -> list[dict[str, Any]]:
@@ -104,7 +107,7 @@ async def test_whoever_is_liked_hears_of_it(town: World) -> None:
     await act(town, "unlike", "ann", status)
     await are_told(town, "zoe", "ann follow")
     await act(town, "like", "ann", status)
-    await town.social.delete(town.ids["zoe"], status.id)
+    await town.statuses.delete(town.ids["zoe"], status.id)
     await are_told(town, "zoe", "ann follow")
 
 
@@ -123,7 +126,7 @@ async def test_whoever_is_mentioned_hears_of_it_where_they_may_see_it(town: Worl
     await are_told(town, "ann")
     await act(town, "unmute", "ann", "zoe")
     await are_told(town, "ann", hello)
-    await town.social.delete(town.ids["zoe"], status.id)
+    await town.statuses.delete(town.ids["zoe"], status.id)
     await are_told(town, "ann")
 
 
@@ -269,7 +272,7 @@ async def test_what_is_counted_says_from_where_on_it_may_change(town: World) -> 
 
 async def test_counting_ends_at_the_most_and_looks_at_the_newest(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fans = [f"fan{n}" for n in range(14)]
-    await town.people(*fans)
+    await town.sign_up(*fans)
     for fan in fans:
         await act(town, "follow", fan, "zoe")
     await town.drain()
@@ -393,7 +396,7 @@ async def test_they_are_kept_for_ninety_days(town: World) -> None:
 
 async def test_the_first_people_who_are_mentioned_are_told(town: World) -> None:
     fans = [f"fan{n}" for n in range(MOST_MENTIONED + 2)]
-    await town.people(*fans)
+    await town.sign_up(*fans)
     for fan in fans:
         await act(town, "follow", fan, "zoe")
     await town.post("zoe", "@zoe @nobody " + " ".join(f"@{fan} @{fan}" for fan in fans))
@@ -421,7 +424,7 @@ def test_what_a_mention_is(text: str, named: list[str]) -> None:
 
 async def test_only_what_somebody_cares_for_has_an_event(world: World) -> None:
     """Nobody here cares for anything but statuses."""
-    await world.people(*PEOPLE)
+    await world.sign_up(*PEOPLE)
     await world.follow("ann", "zoe")
     await act(world, "add_to_circle", "zoe", "ann")
     status = await world.post("zoe", "hello @ann")

@@ -307,7 +307,7 @@ async def body(*pieces: bytes) -> AsyncIterator[bytes]:
 
 @pytest.fixture
 async def album(world: World) -> Album:
-    await world.people("ann", "ben", "cat")
+    await world.sign_up("ann", "ben", "cat")
     return Album(world)
 
 
@@ -327,7 +327,7 @@ async def test_a_picture_is_sent_once_and_seen_by_the_two(album: Album) -> None:
         with pytest.raises(Invalid):
             await conversations.send(ann, where, client_id, None, picture)
     assert await album.seen(picture) == ["ann", "ben"]
-    await album.world.social.block(ben, ann)
+    await album.world.relations.block(ben, ann)
     assert await album.seen(picture) == ["ann", "ben"], "history stays"
     await conversations.delete(ann, talk.id, 1)
     assert await album.seen(picture) == []
@@ -444,7 +444,7 @@ async def test_a_conversation_goes_with_the_last_of_the_two(album: Album) -> Non
     assert kept.last is None
     other, _ = await conversations.open(ben, cat)
     await conversations.send(ben, other.id, "1", "for cat")
-    await world.social.block(ann, ben)
+    await world.relations.block(ann, ben)
     await depart(world.stack.db, world.clock, ann)
     await cleared(world)
     assert len((await conversations.messages(ben, talk.id, None, 20))[0]) == 3

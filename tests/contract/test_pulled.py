@@ -14,7 +14,7 @@ from app.clock import LAST_ID
 from app.edges import MARKERS, another_version, change_edges
 from app.errors import Conflict, Invalid
 from app.models import SETTINGS, Status
-from app.social import Social
+from app.social.statuses import Statuses
 from app.stack.cost import Cost, counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.transaction import Contended
@@ -44,7 +44,7 @@ PATIENCE_S = 20  # for what would wait for ever
 @pytest.fixture
 async def town(world: World) -> World:
     """Ann and Ben follow Zoe; a timeline is kept for each of them in every phase."""
-    await world.people("ann", "ben", "zoe")
+    await world.sign_up("ann", "ben", "zoe")
     for reader in ("ann", "ben"):
         await world.follow(reader, "zoe")
     await world.warm("ann", "ben", "zoe")
@@ -128,7 +128,7 @@ async def test_what_is_pulled_is_looked_up_once(town: World) -> None:
     await sees("delivered", "pulled")
     last = await town.post("zoe", "deleted")
     await sees("deleted", "delivered")
-    await town.social.delete(last.user_id, last.id)
+    await town.statuses.delete(last.user_id, last.id)
     await sees("delivered", "pulled")
     page = await town.page("ann", SLUG, limit=40)
     assert [status.text for status in page.statuses] == ["delivered", "pulled", *texts[::-1]]
@@ -142,7 +142,7 @@ async def test_the_marker_is_there_before_the_status(town: World) -> None:
         there.append(await marked(town))
         await insert(db, status)
 
-    with patch("app.social.insert", looked_at):
+    with patch("app.social.statuses.insert", looked_at):
         await town.post("zoe", "hello")
     assert there == [{town.ids["zoe"]}]
 
@@ -160,7 +160,7 @@ async def test_every_process_hears_of_a_new_marker_with_its_next_page(town: Worl
 
 
 async def test_a_marker_of_somebody_else_is_heard_of_too(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.follow("ann", "yan")
     await town.warm("ann")
     for name in ("zoe", "yan"):
@@ -175,19 +175,19 @@ async def test_a_repeat_decides_nothing_anew(town: World, first: bool) -> None:
     """Rule 9: what says `pulled` is never owed to who merges it, and what was owed goes on being owed."""
     zoe = town.ids["zoe"]
     await pull(town, "zoe", first)
-    status, _ = await town.social.post(zoe, "once", idempotency_key="k")
+    status, _ = await town.statuses.post(zoe, "once", idempotency_key="k")
     await town.drain()
     await pull(town, "zoe", not first)
     town.pass_grace()
     for _ in range(2):
-        await town.social.post(zoe, "once", idempotency_key="k")
+        await town.statuses.post(zoe, "once", idempotency_key="k")
         document = await stored(town, status.id)
         assert ("pulled" in document) == first
         assert (SLUG in document["pending"]) == (not first)
     await town.drain()
     await town.sees("ann", "once")
     with pytest.raises(Conflict):
-        await town.social.post(zoe, "another", idempotency_key="k")
+        await town.statuses.post(zoe, "another", idempotency_key="k")
 
 
 @pytest.mark.parametrize("always", [True, False])
@@ -202,7 +202,7 @@ async def test_a_post_that_takes_longer_than_the_grace_is_still_pulled_or_delive
         await another_process(town).page(town.ids["ann"], phase=SLUG)
         await insert(db, status)
 
-    with patch("app.social.insert", hangs):
+    with patch("app.social.statuses.insert", hangs):
         status = await town.post("zoe", "hung")
     document = await stored(town, status.id)
     assert (SLUG in document["pending"]) == (not always)
@@ -222,8 +222,8 @@ async def test_a_post_that_outlasts_its_marker_makes_it_anew(town: World) -> Non
         assert not await marked(town)
         await insert(db, status)
 
-    with patch("app.social.insert", hangs):
-        await town.social.post(town.ids["zoe"], "hung")
+    with patch("app.social.statuses.insert", hangs):
+        await town.statuses.post(town.ids["zoe"], "hung")
     assert await marked(town) == {town.ids["zoe"]}
 
 
@@ -246,12 +246,12 @@ async def test_muting_hides_and_unmuting_shows_what_is_pulled(town: World) -> No
     await pull(town, "zoe")
     await town.post("zoe", "before")
     ann, zoe = town.ids["ann"], town.ids["zoe"]
-    await town.social.mute(ann, zoe)
+    await town.relations.mute(ann, zoe)
     await town.post("zoe", "meanwhile")
     assert await town.walk("ann", SLUG) == []
     town.clock.advance(town.stack.config.timeline_ttl_s * (RENEW_AFTER + 0.1))  # the list is renewed
     assert await town.walk("ann", SLUG) == []
-    await town.social.unmute(ann, zoe)
+    await town.relations.unmute(ann, zoe)
     await town.sees("ann", "meanwhile", "before")
 
 
@@ -308,7 +308,7 @@ async def test_a_page_is_filled_from_what_is_pulled_however_much_of_it_is_not_fo
 @pytest.mark.parametrize("settings", [{"pending_scan": 5}])
 async def test_much_is_pulled_while_much_is_pending(town: World) -> None:
     """Each is known as far down as it was looked at; the page, as far as both are."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.follow("ann", "yan")
     await pull(town, "zoe")
     await pull(town, "yan", False)
@@ -458,7 +458,7 @@ async def test_a_marker_that_is_used_stays(town: World) -> None:
 
 async def test_a_database_of_another_history_counts_its_markers_again(town: World) -> None:
     """Restored, or erased: what is kept begins anew, and so does what a process remembers of the markers."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.follow("ann", "yan")
     await pull(town, "yan")
     await town.post("yan", "before")
@@ -470,7 +470,7 @@ async def test_a_database_of_another_history_counts_its_markers_again(town: Worl
     other = another_process(town)
     await other.page(town.ids["ann"], phase=SLUG)
     await other.force(town.ids["zoe"], True)
-    await Social(town.stack, other.outbox).post(town.ids["zoe"], "since")
+    await Statuses(town.stack, other.outbox).post(town.ids["zoe"], "since")
     assert await town.walk("ann", SLUG) == ["since", "before"]
     await town.post("yan", "by a process that had marked them before")
     assert await marked(town) == {town.ids["zoe"], town.ids["yan"]}
@@ -768,7 +768,7 @@ async def test_phases_that_share_a_store_do_not_share_what_is_kept(town: World) 
     status = await town.post("zoe", "hello")
     await town.drain()
     assert (await holds(town, "ann", status.id), await holds(town, "ann", status.id, CACHE)) == (False, True)
-    other = Social(town.stack, another_process(town).outbox)
+    other = Statuses(town.stack, another_process(town).outbox)
     for one, two in ((CACHE, HYBRID), (HYBRID, CACHE)):
         await town.timelines.change(delivering=[one.slug])
         town.pass_grace()

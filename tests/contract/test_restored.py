@@ -14,7 +14,6 @@ import pytest
 
 from app.config import Config
 from app.servers.borrow import running_servers
-from app.social import Social
 from app.stack import Stack, connected
 from app.stack.memcached import MemcachedNodes
 from app.web import create_app
@@ -40,7 +39,7 @@ class Crash(BaseException):
 
 
 async def until_the_backup(world: World) -> None:
-    await world.people("ann", "ben", "zoe")
+    await world.sign_up("ann", "ben", "zoe")
     await world.follow("ann", "zoe")
     await world.follow("ben", "zoe")
     world.clock.advance(world.stack.config.timeline_ttl_s + world.stack.config.activity_slack_s)
@@ -218,7 +217,7 @@ async def test_markers_of_the_other_history_are_known_no_more(world: World) -> N
     await world.timelines.restart()
     await world.timelines.switch.beat()
     backup = await world.dump()
-    await world.social.post(world.ids["zoe"], "lost")  # this process has made her marker
+    await world.statuses.post(world.ids["zoe"], "lost")  # this process has made her marker
     await world.timelines.switch.beat()
     await world.load(backup)
     await Timelines(replace(world.stack, clock=ManualClock(begins - timedelta(seconds=1)))).switch.beat()
@@ -257,8 +256,7 @@ async def test_a_node_that_is_silent_when_the_others_have_forgotten() -> None:
                 assert (await sweeper.switch.fresh()).containers == begun, "once is enough"
             finally:
                 holder.send_signal(signal.SIGCONT)
-            world.timelines = Timelines(world.stack)
-            world.social = Social(world.stack, world.timelines.outbox)
+            world.start(Timelines(world.stack))
             await nothing_is_missing(world)
             for memcached in (seen, unseen):
                 await memcached.close()
@@ -321,7 +319,7 @@ def test_a_data_directory_is_copied_back(tmp_path: Path) -> None:
 @pytest.fixture
 async def prefixed(world: World) -> AsyncIterator[Stack]:
     """The servers of a process that is started with another FEEDLAB_MEMCACHED_PREFIX. Ann has lists without one."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.warm("ann", "zoe")
     assert isinstance(world.stack.memcached, MemcachedNodes)
@@ -332,8 +330,8 @@ async def prefixed(world: World) -> AsyncIterator[Stack]:
 
 async def start(world: World, stack: Stack) -> None:
     """Every process ends, and others start with these servers."""
-    world.stack, world.timelines = stack, await Timelines.open(stack)
-    world.social = Social(stack, world.timelines.outbox)
+    world.stack = stack
+    world.start(await Timelines.open(stack))
     world.pass_grace()
 
 

@@ -16,7 +16,8 @@ from pymongo.errors import NetworkTimeout
 from app.clock import FIRST_ID, LAST_ID
 from app.errors import Conflict
 from app.models import SETTINGS, StatusRow
-from app.social import Social
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
@@ -59,7 +60,7 @@ pytestmark = pytest.mark.anyio
 async def town(world: World) -> World:
     """Ann, Ben and seven more follow Zoe: three chunks of a fan-out."""
     names = ["ann", "ben", *(f"fan{n}" for n in range(7))]
-    await world.people("zoe", *names)
+    await world.sign_up("zoe", *names)
     for name in names:
         await world.follow(name, "zoe")
     await world.warm("ann", "ben")
@@ -168,7 +169,7 @@ async def test_a_switch_that_is_written_late_ends_nothing_too_early(town: World,
             assert (await readers.page(ann, phase=phase)).source == "list"
 
     async def post_and_read() -> None:
-        await Social(town.stack, posters.outbox).post(zoe, "acknowledged")
+        await Statuses(town.stack, posters.outbox).post(zoe, "acknowledged")
         await drain_queues(posters)
         town.clock.advance(0.3)
         for phase in KEEPING:
@@ -195,7 +196,7 @@ async def test_a_switch_that_is_given_up_and_written_all_the_same_loses_nothing(
         for phase in KEEPING:
             await readers.page(ann, phase=phase)
         town.clock.advance(0.2)
-        await Social(town.stack, posters.outbox).post(zoe, "by the old settings")
+        await Statuses(town.stack, posters.outbox).post(zoe, "by the old settings")
         raise NetworkTimeout("timed out")
 
     with first_write(hear_of_the_old, read_post_and_give_up), pytest.raises(NetworkTimeout):
@@ -244,8 +245,8 @@ async def test_a_replay_owes_what_the_first_try_did_not_live_to_owe(town: World)
         patch.object(Outbox, "make_owed", side_effect=Crash),
         pytest.raises(Crash),
     ):
-        await town.social.post(zoe, "stored", idempotency_key="k")
-    await town.social.post(zoe, "stored", idempotency_key="k")
+        await town.statuses.post(zoe, "stored", idempotency_key="k")
+    await town.statuses.post(zoe, "stored", idempotency_key="k")
     await town.sees("ann", "stored")
     await town.drain()
     await town.sees("ann", "stored")
@@ -373,7 +374,7 @@ async def test_a_switch_that_was_stopped_begins_with_nothing_that_was_dropped_me
 
 
 async def test_following_merges_what_was_posted_before(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     await town.warm("ann")
@@ -385,7 +386,7 @@ async def test_following_merges_what_was_posted_before(town: World) -> None:
 async def test_joining_a_circle_merges_what_it_was_told_before(town: World) -> None:
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
-    await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
+    await town.relations.add_to_circle(town.ids["zoe"], town.ids["ann"])
     assert [await town.source("ann", phase) for phase in KEEPING] == ["list"] * len(KEEPING)
     await town.sees("ann", "to the circle")
     await town.sees("ben")
@@ -400,7 +401,7 @@ async def test_following_back_shows_what_mutuals_were_told(town: World) -> None:
 
 
 async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.post("zoe", "to the circle", "circle")
     await town.drain()
@@ -409,7 +410,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
         with pytest.raises(Crash):
             await town.follow("ann", "yan")
         with pytest.raises(Crash):
-            await town.social.add_to_circle(town.ids["zoe"], town.ids["ann"])
+            await town.relations.add_to_circle(town.ids["zoe"], town.ids["ann"])
     for phase in SLUGS:
         assert await town.walk("ann", phase) == ["to the circle", "before"], phase
     await town.sweep()
@@ -418,7 +419,7 @@ async def test_a_crash_between_the_edge_and_its_backfill_loses_nothing(town: Wor
 
 
 async def test_a_backfill_that_finds_memcached_away_is_made_later(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     async with town.without_memcached():
@@ -432,7 +433,7 @@ async def test_a_backfill_that_finds_memcached_away_is_made_later(town: World) -
 
 async def test_along_a_new_edge_is_delivered_before_everybody_sees_it(town: World) -> None:
     """Another shard, or a primary that does not know it is none, may answer as if the follow had never been."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.warm("ann")
     with patch.object(type(town.stack.db["follows"]), "find_one", AsyncMock(return_value=None)):
         await town.follow("ann", "yan")
@@ -444,7 +445,7 @@ async def test_along_a_new_edge_is_delivered_before_everybody_sees_it(town: Worl
 
 async def owe_backfills(town: World, *readers: str) -> None:
     """They follow Yan, and the process dies each time before the backfill."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     with patch.object(KeptTimelines, "backfill", side_effect=Crash):
@@ -526,7 +527,7 @@ async def test_a_fault_of_ours_in_one_backfill_is_told_when_the_others_are_made(
 
 
 async def test_a_long_backfill_raises_the_floor_instead_of_leaving_a_gap(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("zoe", "oldest")
     texts = [f"yan {n}" for n in range(15)]  # more than the cap
     for text in texts:
@@ -562,7 +563,7 @@ async def test_a_backlog_is_counted_up_to_a_limit(town: World) -> None:
 @pytest.mark.parametrize("limit", [3, 50])
 async def test_the_queue_may_be_far_behind(world: World, limit: int) -> None:
     """More is pending than a read looks through, and than it asks for of its own authors; older ones are delivered."""
-    await world.people("ann", "zoe", "yan")
+    await world.sign_up("ann", "zoe", "yan")
     await world.follow("ann", "zoe", "yan")
     await world.warm("ann")
     texts = [str(n) for n in range(world.stack.config.pending_scan + 25)]
@@ -580,7 +581,7 @@ async def test_a_page_that_goes_on_long_after_a_switch_misses_nothing(world: Wor
     """What was pending when it began has been delivered since, and not to where it reads."""
     await world.timelines.change(delivering=[phase])
     world.pass_grace()
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.warm("ann")
     await world.post("zoe", "seen")
@@ -608,7 +609,7 @@ async def test_how_far_a_page_reached_is_a_guess_of_how_far_the_next_one_does(wo
     """Of much that is pending a look takes as much as the last page took. That may be too much, or too little."""
     await world.timelines.change(delivering=IN_WORKER)
     world.pass_grace()
-    await world.people("ann", "zoe", "yan")
+    await world.sign_up("ann", "zoe", "yan")
     await world.follow("ann", "zoe", "yan")
     await world.warm("ann")
     texts: list[str] = []
@@ -630,7 +631,7 @@ async def test_how_far_a_page_reached_is_a_guess_of_how_far_the_next_one_does(wo
     await say("yan", 30)
     for _ in range(2):
         assert await shown(phase) == texts[:2]
-    await world.social.unfollow(world.ids["ann"], world.ids["yan"])
+    await world.relations.unfollow(world.ids["ann"], world.ids["yan"])
     by_zoe = [text for text in texts if text.startswith("zoe")]
     for _ in range(2):
         assert await shown(phase) == by_zoe[:2]
@@ -687,7 +688,7 @@ async def test_what_a_page_was_made_of_is_not_looked_up_again(town: World, is_re
         await sees("delivered", "pending")
         last = await town.post("zoe", "deleted")
         await sees("deleted", "delivered")
-        await town.social.delete(last.user_id, last.id)
+        await town.statuses.delete(last.user_id, last.id)
         await sees("delivered", "pending")
         page = await town.page("ann", "cache", limit=40)
         assert [status.text for status in page.statuses] == ["delivered", "pending", *texts[::-1]]
@@ -729,7 +730,7 @@ async def test_a_backlog_is_read_once_for_everybody(world: World, phase: str) ->
     """Rule 10. From then on no page looks for its own authors, be they many, and each finds what has come since."""
     await world.timelines.change(delivering=[phase])
     world.pass_grace()
-    await world.people("ann", "ben", "zoe", "yan", "stranger")
+    await world.sign_up("ann", "ben", "zoe", "yan", "stranger")
     await world.follow("ann", "zoe", "yan")
     await world.follow("ben", "zoe")
     await world.warm("ann", "ben")
@@ -752,7 +753,7 @@ async def test_a_backlog_is_read_once_for_everybody(world: World, phase: str) ->
     texts.append("behind a crowd")
     await world.post("zoe", texts[-1])
     for _ in range(world.stack.config.pending_scan + 1):  # in the same second
-        await world.social.post(world.ids["stranger"], "for nobody")
+        await world.statuses.post(world.ids["stranger"], "for nobody")
     await world.begins_with("ben", phase, texts[-1], texts[-2])
     assert await world.walk("ben", phase, limit=3) == texts[::-1]
     await world.drain()
@@ -787,7 +788,7 @@ async def test_what_becomes_pending_late_is_missing_in_no_backlog(town: World, p
         row = {"_id": old, "user_id": zoe, "text": "late", "audience": "followers", "deleted": False}
         kept = {"pending": [phase], "idempotency_key": f"{zoe}:{key}"}
         await town.stack.db["statuses"].insert_one(row | kept)
-        await town.social.post(zoe, "late", idempotency_key=key)
+        await town.statuses.post(zoe, "late", idempotency_key=key)
     elif how in ("slow", "in time"):
         with patch.object(town.clock, "new_id", return_value=old):
             await town.post("zoe", "late")
@@ -1005,12 +1006,12 @@ async def test_what_an_older_program_has_switched_off_is_not_read_and_does_not_g
 async def test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_not_know(
     town: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     await town.warm("ann")
     old = without(town, HYBRID)
-    await Social(town.stack, old.outbox).follow(town.ids["ann"], town.ids["yan"])
+    await Relations(town.stack, old.outbox).follow(town.ids["ann"], town.ids["yan"])
     await nothing_is_missing_in(town, HYBRID)
     town.clock.advance(sweeper.OVERDUE_S + 2)
     with patch.object(old.outbox, "make_backfill") as made:
@@ -1023,7 +1024,7 @@ async def test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_no
     await nothing_is_missing_in(town, HYBRID)
     await old.change(delivering=[CACHE.slug])
     town.pass_grace()
-    await Social(town.stack, old.outbox).follow(town.ids["ben"], town.ids["yan"])
+    await Relations(town.stack, old.outbox).follow(town.ids["ben"], town.ids["yan"])
     assert not await town.stack.db["follows"].find_one({"debt": True}), "it ended with the phase"
 
 
@@ -1083,7 +1084,7 @@ async def test_jobs_twice_out_of_order_and_half(town: World, phase: str) -> None
 
 async def test_a_deleted_status_is_delivered_to_nobody_and_owed_no_longer(town: World) -> None:
     status = await town.post("zoe", "regretted")
-    await town.social.delete(town.ids["zoe"], status.id)
+    await town.statuses.delete(town.ids["zoe"], status.id)
     await town.drain()
     assert set((await town.pending()).values()) == {0}
     await town.sees("ann")
@@ -1091,16 +1092,16 @@ async def test_a_deleted_status_is_delivered_to_nobody_and_owed_no_longer(town: 
 
 async def test_the_same_key_posts_once(town: World) -> None:
     zoe = town.ids["zoe"]
-    posted, created = await town.social.post(zoe, "once", idempotency_key="k1")
+    posted, created = await town.statuses.post(zoe, "once", idempotency_key="k1")
     assert created
-    assert await town.social.post(zoe, "once", idempotency_key="k1") == (posted, False)
+    assert await town.statuses.post(zoe, "once", idempotency_key="k1") == (posted, False)
     with pytest.raises(Conflict):
-        await town.social.post(zoe, "twice", idempotency_key="k1")
-    _, created = await town.social.post(town.ids["ann"], "once", idempotency_key="k1")
+        await town.statuses.post(zoe, "twice", idempotency_key="k1")
+    _, created = await town.statuses.post(town.ids["ann"], "once", idempotency_key="k1")
     assert created  # keys are the author's own
-    await town.social.delete(zoe, posted.id)
+    await town.statuses.delete(zoe, posted.id)
     with pytest.raises(Conflict, match="has been deleted"):
-        await town.social.post(zoe, "once", idempotency_key="k1")
+        await town.statuses.post(zoe, "once", idempotency_key="k1")
 
 
 # Rule 7
@@ -1110,7 +1111,7 @@ async def test_a_small_fan_out_does_not_wait_behind_a_large_one(world: World) ->
     await world.timelines.change(delivering=[QUEUE.slug])
     world.pass_grace()
     fans = [f"fan{n}" for n in range(40)]
-    await world.people("star", "pal", *fans)
+    await world.sign_up("star", "pal", *fans)
     for fan in fans:
         await world.follow(fan, "star")
     await world.follow("fan0", "pal")
@@ -1154,7 +1155,7 @@ async def test_a_status_delivered_while_a_list_is_rebuilt_is_in_it(town: World) 
 
 @pytest.mark.parametrize("phase", KEEPING)
 async def test_a_follow_while_a_timeline_is_rebuilt_is_not_lost(town: World, phase: str) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     await town.chill("ann")
@@ -1267,7 +1268,7 @@ async def test_a_list_that_expired_over_several_nights_is_cold(town: World) -> N
 
 
 async def test_a_follow_while_an_expired_list_is_there_is_not_lost(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     town.clock.sleep(town.stack.config.timeline_ttl_s + 1)
@@ -1295,7 +1296,7 @@ async def test_what_a_process_has_unpacked_is_read_only_while_it_is_there(
     world: World, slug: str, commands: int
 ) -> None:
     """What is kept is read by so many commands, beside the one to MongoDB, unpacked or not."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.warm("ann")
     await world.timelines.change(delivering=[slug])

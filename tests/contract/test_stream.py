@@ -29,7 +29,7 @@ async def town(world: World) -> World:
     await world.timelines.change(read=P, delivering=[P])
     world.pass_grace()
     names = ["ann", *(f"fan{n}" for n in range(8))]
-    await world.people("zoe", *names)
+    await world.sign_up("zoe", *names)
     for name in names:
         await world.follow(name, "zoe")
         await world.page(name, P)
@@ -151,7 +151,7 @@ async def test_a_set_ends_with_its_readers_activity_and_reading_renews_it(town: 
 
 
 async def test_a_backfill_prolongs_no_set_and_breaks_a_rebuild(town: World) -> None:
-    await town.people("yan")
+    await town.sign_up("yan")
     status = await town.post("yan", "before")
     await town.drain()
     at, ann = (await container(town)).name, town.ids["ann"]
@@ -163,7 +163,7 @@ async def test_a_backfill_prolongs_no_set_and_breaks_a_rebuild(town: World) -> N
     await town.stack.sets.forget(at, ann)
     placeholder = before.trailer._replace(state=PLACEHOLDER)
     assert await town.stack.sets.lease(at, ann, placeholder, 60_000, 0)
-    await town.social.unfollow(ann, town.ids["yan"])
+    await town.relations.unfollow(ann, town.ids["yan"])
     await town.follow("ann", "yan")
     assert not await town.stack.sets.fill(at, ann, before.trailer, 60_000, [], 10)
     assert await town.walk("ann", P) == ["before"]

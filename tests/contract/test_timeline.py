@@ -13,10 +13,10 @@ AUDIENCES = ("followers", "mutuals", "circle")
 @pytest.fixture
 async def town(world: World) -> World:
     """Ann follows Bob and Cid; Bob follows Ann back; Ann is in Cid's circle; Dot is a stranger."""
-    await world.people("ann", "bob", "cid", "dot")
+    await world.sign_up("ann", "bob", "cid", "dot")
     await world.follow("ann", "bob", "cid")
     await world.follow("bob", "ann")
-    await world.social.add_to_circle(world.ids["cid"], world.ids["ann"])
+    await world.relations.add_to_circle(world.ids["cid"], world.ids["ann"])
     return world
 
 
@@ -42,14 +42,14 @@ async def test_what_is_taken_back_is_gone_at_the_next_read(town: World) -> None:
     await town.post("cid", "unfollowed")
     await town.drain()
     await town.warm("ann")
-    await town.social.delete(town.ids["bob"], gone.id)
-    await town.social.unfollow(town.ids["ann"], town.ids["cid"])
+    await town.statuses.delete(town.ids["bob"], gone.id)
+    await town.relations.unfollow(town.ids["ann"], town.ids["cid"])
     await town.sees("ann", "kept")
-    await town.social.block(town.ids["bob"], town.ids["ann"])
+    await town.relations.block(town.ids["bob"], town.ids["ann"])
     await town.sees("ann")
     with pytest.raises(NotFound):
-        await town.social.status(town.ids["ann"], kept.id)
-    await town.social.unblock(town.ids["bob"], town.ids["ann"])
+        await town.statuses.by_id(town.ids["ann"], kept.id)
+    await town.relations.unblock(town.ids["bob"], town.ids["ann"])
     await town.sees("ann")  # a block ends the follow for good
     await town.follow("ann", "bob")
     await town.sees("ann", "kept")
@@ -60,7 +60,7 @@ async def test_a_narrower_circle_acts_on_the_next_read(town: World) -> None:
     await town.drain()
     await town.warm("ann")
     await town.sees("ann", "for the circle")
-    await town.social.remove_from_circle(town.ids["cid"], town.ids["ann"])
+    await town.relations.remove_from_circle(town.ids["cid"], town.ids["ann"])
     await town.sees("ann")
 
 
@@ -102,24 +102,24 @@ async def test_a_walk_is_not_disturbed_by_what_is_posted_meanwhile(town: World) 
 
 async def test_counts_and_single_statuses_follow_the_same_rule(town: World) -> None:
     shown = {audience: await town.post("bob", audience, audience) for audience in AUDIENCES}  # type: ignore[arg-type]
-    counts = await town.social.counts(town.ids["ann"], town.ids["bob"])
+    counts = await town.people.counts(town.ids["ann"], town.ids["bob"])
     assert (counts.followers, counts.following, counts.statuses) == (1, 1, 2)
-    assert (await town.social.counts(town.ids["dot"], town.ids["bob"])).statuses == 0
-    assert (await town.social.counts(town.ids["bob"], town.ids["bob"])).statuses == 3
-    assert (await town.social.status(town.ids["ann"], shown["mutuals"].id)).text == "mutuals"
+    assert (await town.people.counts(town.ids["dot"], town.ids["bob"])).statuses == 0
+    assert (await town.people.counts(town.ids["bob"], town.ids["bob"])).statuses == 3
+    assert (await town.statuses.by_id(town.ids["ann"], shown["mutuals"].id)).text == "mutuals"
     with pytest.raises(NotFound):
-        await town.social.status(town.ids["ann"], shown["circle"].id)
+        await town.statuses.by_id(town.ids["ann"], shown["circle"].id)
     seen = {"ann": ["mutuals", "followers"], "bob": ["circle", "mutuals", "followers"], "dot": []}
     for reader, texts in seen.items():
-        own, _ = await town.social.statuses_of(town.ids[reader], town.ids["bob"], before=None, limit=10)
+        own, _ = await town.statuses.by_author(town.ids[reader], town.ids["bob"], before=None, limit=10)
         assert [status.text for status in own] == texts
 
 
 async def test_nobody_follows_across_a_block_or_themselves(town: World) -> None:
-    await town.social.block(town.ids["dot"], town.ids["ann"])
+    await town.relations.block(town.ids["dot"], town.ids["ann"])
     for reader, followee in (("ann", "dot"), ("dot", "ann")):
         with pytest.raises(Forbidden):
             await town.follow(reader, followee)
     with pytest.raises(Invalid):
         await town.follow("ann", "ann")
-    assert (await town.social.counts(town.ids["ann"], town.ids["dot"])).followers == 0
+    assert (await town.people.counts(town.ids["ann"], town.ids["dot"])).followers == 0

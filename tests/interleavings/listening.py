@@ -11,7 +11,6 @@ many of these: one of the two does all between two of its steps at once.
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from app.social import Social
 from phases.timelines import Timelines
 from tests.interleavings.scheduler import ACTOR, point
 from tests.interleavings.servers import StagedBus
@@ -45,7 +44,7 @@ def _another(town: Town) -> World:
     """A process that remembers nothing but the settings."""
     timelines = Timelines(town.stack)
     timelines.switch._copy = _before[town.stack.db.name].settings
-    return World(town.stack, town.clock, timelines, Social(town.stack, timelines.outbox), town.ids)
+    return World(town.stack, town.clock, timelines, town.ids)
 
 
 def _web(town: Town) -> Web:
@@ -60,7 +59,7 @@ def _begun(town: Town) -> None:
 async def _has_been_here(town: Town) -> None:
     """Ann has a page of Zoe's, and a position."""
     await town.deliver_only()
-    await town.people("ann", "zoe")
+    await town.sign_up("ann", "zoe")
     await town.follow("ann", "zoe")
     await town.post("zoe", "old")
     _before[town.stack.db.name] = Before(await town.timelines.switch.current())

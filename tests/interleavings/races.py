@@ -65,7 +65,7 @@ def town(
 
     async def setting(town: Town) -> None:
         await town.deliver_only(*phases)
-        await town.people("ann", "zoe", "yan", *fans)
+        await town.sign_up("ann", "zoe", "yan", *fans)
         if HYBRID.slug in phases:
             await force("zoe", True)(Process(town))
         for name in ("ann", *fans):
@@ -107,7 +107,7 @@ def publish(audience: Audience = "followers") -> Act:
 
 async def publish_late(process: Process) -> None:
     """From a process whose clock is ten seconds behind."""
-    process.social._clock = ManualClock(process.town.clock.now() - timedelta(seconds=10))
+    process.statuses._clock = ManualClock(process.town.clock.now() - timedelta(seconds=10))
     status = await process.post("zoe", "late")
     await point("it is acknowledged", Touch("acknowledged", write=True))
     process.town.acknowledged.add(status)
@@ -162,7 +162,7 @@ def named(phase: str) -> Act:
 
 
 def rename(name: str) -> Act:
-    return lambda process: process.social.rename(Account(process.ids["zoe"], "zoe"), name)
+    return lambda process: process.people.rename(Account(process.ids["zoe"], "zoe"), name)
 
 
 def follow(followee: str = "zoe", reader: str = "ann") -> Act:
@@ -175,7 +175,7 @@ def unfollow(followee: str = "zoe") -> Act:
 
 def edge(verb: str, one: str, other: str) -> Act:
     async def changing(process: Process) -> None:
-        await getattr(process.social, verb)(process.ids[one], process.ids[other])
+        await getattr(process.relations, verb)(process.ids[one], process.ids[other])
 
     return changing
 
@@ -185,7 +185,7 @@ def about(verb: str, reader: str, text: str) -> Act:
 
     async def changing(process: Process) -> None:
         id = next(row["_id"] for row in process.town.saved[0]["statuses"].values() if row["text"] == text)
-        await getattr(process.social, verb)(process.ids[reader], id)
+        await getattr(process.statuses, verb)(process.ids[reader], id)
 
     return changing
 
@@ -495,14 +495,14 @@ def secret(audience: Audience) -> Setting:
 
 
 async def muted(town: Town) -> None:
-    await town.social.mute(town.ids["ann"], town.ids["zoe"])
+    await town.relations.mute(town.ids["ann"], town.ids["zoe"])
 
 
 async def liked(town: Town) -> None:
     """By Ann and Ben."""
     [status] = [row["_id"] for row in town.rows("statuses") if row["text"] == "old 1"]
     for reader in ("ann", "ben"):
-        await town.social.like(town.ids[reader], status)
+        await town.statuses.like(town.ids[reader], status)
 
 
 def told(setting: Setting) -> Setting:

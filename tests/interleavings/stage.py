@@ -17,7 +17,9 @@ from app.errors import Forbidden
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Audience, StatusRow
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import connected
 from benchmarks.oracle import Oracle
 from phases.delivering import delivery
@@ -53,7 +55,9 @@ class Process:
         self.timelines = Timelines(town.stack)
         if town.notifies:
             self.timelines.outbox.add(Notifier(town.stack, self.timelines.outbox))
-        self.social = Social(town.stack, self.timelines.outbox)
+        self.people = People(town.stack)
+        self.relations = Relations(town.stack, self.timelines.outbox)
+        self.statuses = Statuses(town.stack, self.timelines.outbox)
 
     def remember(self, process: "Process") -> None:
         """As much of readers and statuses as another one does."""
@@ -62,14 +66,14 @@ class Process:
             setattr(mine, memory, deepcopy(getattr(others, memory)))
 
     async def post(self, author: str, text: str, audience: Audience = "followers", key: str | None = None) -> ObjectId:
-        status, _ = await self.social.post(self.ids[author], text, audience, key)
+        status, _ = await self.statuses.post(self.ids[author], text, audience, key)
         return status.id
 
     async def follow(self, reader: str, followee: str) -> None:
-        await self.social.follow(self.ids[reader], self.ids[followee])
+        await self.relations.follow(self.ids[reader], self.ids[followee])
 
     async def unfollow(self, reader: str, followee: str) -> None:
-        await self.social.unfollow(self.ids[reader], self.ids[followee])
+        await self.relations.unfollow(self.ids[reader], self.ids[followee])
 
     async def work(self) -> None:
         """Deliver what the change stream tells, do the jobs that wait, and those that these queue."""
@@ -113,7 +117,7 @@ class Process:
         await point("a page begins", Touch("users"))
         first = len(self.town.called) - 1
         page = await self.timelines.page(self.ids[reader], phase=phase)
-        people = await self.social.people({status.user_id for status in page.statuses}, page.names)
+        people = await self.people.by_ids({status.user_id for status in page.statuses}, page.names)
         await point("the page ends", Touch("users"))
         assert page.statuses, "nobody's name is shown"
         for id, person in people.items():

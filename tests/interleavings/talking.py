@@ -18,7 +18,7 @@ _at_the_end: WeakKeyDictionary[Schedule, int] = WeakKeyDictionary()  # messages 
 
 async def nobody_talks(town: Town) -> None:
     await town.deliver_only()
-    await town.people("ann", "zoe")
+    await town.sign_up("ann", "zoe")
 
 
 async def talk(town: Town) -> None:
@@ -67,7 +67,7 @@ def open_with(other: str, me: str = "ann") -> Act:
 
 async def block(process: Process) -> None:
     """From the moment that Zoe knows it, nothing is said any more."""
-    await process.social.block(process.ids["zoe"], process.ids["ann"])
+    await process.relations.block(process.ids["zoe"], process.ids["ann"])
     _it_ends(process.town)
 
 
@@ -121,7 +121,7 @@ def all_is_counted(town: Town) -> None:
 async def two_talks(town: Town) -> None:
     """Ann has one with Ben too, and one picture that she has not sent yet."""
     await talk(town)
-    await town.people("ben")
+    await town.sign_up("ben")
     ann = town.ids["ann"]
     await Conversations(town.stack).open(ann, town.ids["ben"])
     picture = {"_id": PICTURE, "owner": ann, "type": "image/png", "data": b"picture", "readers": [ann]}

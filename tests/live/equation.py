@@ -92,12 +92,12 @@ class Equation(RuleBasedStateMachine):
         other = await World.open(stack, self.clock)  # another process, as far as it remembers anything
         self.notifications = Notifications(stack)
         self.conversations, self.sent = Conversations(stack), 0
-        await self.world.people(*NAMES)
+        await self.world.sign_up(*NAMES)
         self.people = [self.world.ids[name] for name in NAMES]
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
         for n, (one, followee) in enumerate(pairs):
             if follows >> n & 1:
-                await self.world.social.follow(one, followee)
+                await self.world.relations.follow(one, followee)
         self.hubs: list[Hub] = [await new_hub(each, talk=self._talk(each)) for each in (self.world, other)]
         self.lost = [False, False]
         self.presences = [Presences(stack, partial(self._hinted, stack, "presence")) for _ in self.hubs]
@@ -109,7 +109,7 @@ class Equation(RuleBasedStateMachine):
         stack.bus.tell(Hint(kind, person))
 
     def _talk(self, world: World) -> Talk:
-        return Talk(Conversations(world.stack), world.social, Presences(world.stack), schemas)
+        return Talk(Conversations(world.stack), world.people, Presences(world.stack), schemas)
 
     def teardown(self) -> None:
         if hasattr(self, "clients"):
@@ -137,7 +137,7 @@ class Equation(RuleBasedStateMachine):
     def post(self, n: int, audience: Audience, named: int) -> None:
         async def posting() -> None:
             text = f"{len(self.statuses)} @{NAMES[named % 3]}" if named < 6 else str(len(self.statuses))
-            row, _ = await self.world.social.post(self.person(n), text, audience)
+            row, _ = await self.world.statuses.post(self.person(n), text, audience)
             self.statuses.append((row.id, row.user_id))
 
         self.act(posting())
@@ -151,13 +151,13 @@ class Equation(RuleBasedStateMachine):
     def delete(self, n: int) -> None:
         if self.statuses:
             id, author = self.statuses[-1 - n % len(self.statuses)]
-            self.act(self.world.social.delete(author, id))
+            self.act(self.world.statuses.delete(author, id))
 
     @rule(n=which, status=which, verb=st.sampled_from(["like", "like", "unlike"]))
     def like(self, n: int, status: int, verb: str) -> None:
         if self.statuses:
             id, _ = self.statuses[-1 - status % len(self.statuses)]
-            self.act(getattr(self.world.social, verb)(self.person(n), id))
+            self.act(getattr(self.world.statuses, verb)(self.person(n), id))
 
     @rule(
         n=which,
@@ -177,12 +177,12 @@ class Equation(RuleBasedStateMachine):
         ),
     )
     def change_edge(self, n: int, other: int, verb: str) -> None:
-        self.act(getattr(self.world.social, verb)(self.person(n), self.person(other)))
+        self.act(getattr(self.world.relations, verb)(self.person(n), self.person(other)))
 
     @rule(n=which)
     def rename(self, n: int) -> None:
         handle = NAMES[n % 3]
-        self.act(self.world.social.rename(Account(self.person(n), handle), f"{handle} {self.tally['acts']}"))
+        self.act(self.world.people.rename(Account(self.person(n), handle), f"{handle} {self.tally['acts']}"))
 
     @rule(n=which, to=st.integers(0, 9))
     def mark_read(self, n: int, to: int) -> None:

@@ -36,7 +36,7 @@ async def new_hub(world: World, talk: Talk | None = None) -> Hub:
 def deaf_hub(world: World, talk: Talk | None = None) -> Hub:
     """The same, before it hears anything."""
     stack = world.stack
-    parts = world.social, Accounts(stack), Notifications(stack), Presences(stack)
+    parts = world.people, Accounts(stack), Notifications(stack), Presences(stack)
     return Hub(stack, world.timelines, *parts, schemas, Conversations(stack).unread, talk=talk)
 
 
@@ -64,7 +64,7 @@ async def fetched(world: World, me: ObjectId) -> State:
     notifications = Notifications(world.stack)
     shown, _ = await notifications.page(me, None, PAGE)
     unread = await notifications.unread(me)
-    people = await world.social.people({row.user_id for row in page.statuses})
+    people = await world.people.by_ids({row.user_id for row in page.statuses})
     statuses = [schemas.status(row, people) for row in page.statuses]
     notes = [(one.seq, one.kind, str(one.who), str(one.status.id) if one.status else None) for one in shown]
     return {"statuses": statuses, "notifications": notes, "unread": unread.number, **await _talk(world, me)}
@@ -75,7 +75,7 @@ async def _talk(world: World, me: ObjectId) -> State:
     conversations = Conversations(world.stack)
     found, _, unread = await conversations.page(me, None, 100)
     others = {one.other for one in found}
-    people, seen = await world.social.people({me, *others}), await Presences(world.stack).seen_by(me, others)
+    people, seen = await world.people.by_ids({me, *others}), await Presences(world.stack).seen_by(me, others)
     talk = {}
     for one in found:
         talk[str(one.id)] = heard = _heard(json.loads(as_json(schemas.conversation(one, people, seen))))

@@ -50,7 +50,7 @@ PATIENCE_S = 30.0
 @pytest.fixture
 async def town(world: World) -> World:
     world.timelines.outbox.add(Notifier(world.stack, world.timelines.outbox))
-    await world.people("ann", "ben", "cat")
+    await world.sign_up("ann", "ben", "cat")
     await world.follow("ann", "ben", "cat")
     return world
 
@@ -71,8 +71,8 @@ async def test_everything_that_happens_is_told_once(town: World) -> None:
     await town.post("ben", "for my circle", "circle")
     await settled(hub)
     assert [event.name for event in ann.take()] == ["status"]
-    await town.social.like(ann.me, status.id)
-    await town.social.rename((await town.social.people([town.ids["ben"]]))[town.ids["ben"]], "Benjamin")
+    await town.statuses.like(ann.me, status.id)
+    await town.people.rename((await town.people.by_ids([town.ids["ben"]]))[town.ids["ben"]], "Benjamin")
     await settled(hub)
     assert sorted(event.name for event in ann.take()) == ["likes", "person"]
     await town.follow("ben", "ann")
@@ -83,7 +83,7 @@ async def test_everything_that_happens_is_told_once(town: World) -> None:
     await Notifications(town.stack).mark_read(ann.me, 2)
     await settled(hub)
     assert [json.loads(event.data) for event in ann.take()] == [{"unread": 0, "messages_unread": 0}]
-    await town.social.block(ann.me, town.ids["ben"])
+    await town.relations.block(ann.me, town.ids["ben"])
     await settled(hub)
     assert [event.name for event in ann.take()] == ["status_gone", "notification_gone"]
     assert ann.state == await fetched(town, ann.me)
@@ -181,7 +181,7 @@ async def test_whoever_comes_back_is_told_of_what_was_stored_late(town: World) -
     ann = await up_to_date(hub, town, "ann")
     ann.leave()
     with patch.object(town.clock, "new_id", lambda: early):
-        await town.social.post(town.ids["cat"], "late")
+        await town.statuses.post(town.ids["cat"], "late")
     for n in range(PAGE):
         await town.post("ben", str(n))
     await ann.connect()
@@ -193,7 +193,7 @@ async def test_whoever_comes_back_is_told_of_what_was_stored_late(town: World) -
 async def test_whoever_stays_is_told_of_each_notification(town: World) -> None:
     """However many come between two looks, as whoever comes back is."""
     fans = [f"fan{n}" for n in range(PAGE + 2)]
-    await town.people(*fans)
+    await town.sign_up(*fans)
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
     with patch.object(town.stack.bus, "tell", lambda *_: None):
@@ -226,7 +226,7 @@ async def test_more_than_can_be_looked_through_is_a_reset(town: World) -> None:
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
     ann.leave()
-    await town.people("stranger")
+    await town.sign_up("stranger")
     await town.follow("ben", "ann")
     for n in range(8):
         await town.post("stranger", f"{n} @ann")
@@ -325,7 +325,7 @@ async def test_an_outage_at_a_sign_out_loses_nothing_that_was_heard_with_it(town
     await settled(hub)
     client.take()
     await accounts.sign_out((await accounts.new_token(town.ids["ann"]))[0])
-    await town.social.delete(town.ids["ben"], status.id)
+    await town.statuses.delete(town.ids["ben"], status.id)
     with patch.object(hub._accounts, "ended", AsyncMock(side_effect=ConnectionFailure())), suppress(ConnectionFailure):
         await settled(hub)
     await settled(hub)
@@ -379,7 +379,7 @@ async def test_what_somebody_may_see_is_judged_when_it_is_told(town: World, chan
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
     await town.post("ben", "not for ann any more")
-    await getattr(town.social, change)(town.ids["ann"], town.ids["ben"])
+    await getattr(town.relations, change)(town.ids["ann"], town.ids["ben"])
     with patch.object(hub.watchers, "mark_dirty", lambda *_: None):
         await settled(hub)
     assert ann.take() == []
@@ -394,7 +394,7 @@ async def test_what_is_read_anew_is_not_overwritten(town: World) -> None:
     async def slow(db: Database, **finds: Find) -> dict[str, Rows]:
         answers = await look_up(db, **finds)
         if "statuses" in finds:
-            await town.social.delete(town.ids["ben"], status.id)
+            await town.statuses.delete(town.ids["ben"], status.id)
             async with watcher.turn:
                 await hub._update(watcher, {"page"})
             await carried(town.stack)
@@ -593,7 +593,7 @@ async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: 
     status = await town.post("ben", "hello")
     await settled(hub)
     with patch.object(town.stack.bus, "tell", lambda *_: None):
-        await town.social.unfollow(ann.me, town.ids["ben"])
+        await town.relations.unfollow(ann.me, town.ids["ben"])
 
     async def in_vain(*_: object, **__: object) -> None:
         raise OutOfTime
@@ -607,14 +607,14 @@ async def test_a_stream_that_was_not_opened_takes_nothing_from_the_others(town: 
 
 async def test_a_stranger_has_nobody_read_as_often_as_they_write(town: World) -> None:
     """By putting them into a circle, and taking them out again. What has changed is told with the next reading."""
-    await town.people("stranger")
+    await town.sign_up("stranger")
     hub = await new_hub(town)
     ann, stranger = await up_to_date(hub, town, "ann"), town.ids["stranger"]
     watcher, began_s = hub.watchers.of(ann.me), asyncio.get_running_loop().time()
     assert watcher
     with patch.object(Truth, "read", autospec=True, side_effect=Truth.read) as read:
         for _ in range(2 * hubs.PAGES_AT_ONCE):
-            for change in (town.social.add_to_circle, town.social.remove_from_circle):
+            for change in (town.relations.add_to_circle, town.relations.remove_from_circle):
                 await change(stranger, ann.me)
                 await carried(town.stack)
                 await hub.settle()
@@ -631,7 +631,7 @@ async def test_a_stranger_has_nobody_read_as_often_as_they_write(town: World) ->
 
 async def test_nobody_is_read_anew_for_a_mention_that_they_may_not_see(town: World) -> None:
     """Anybody can mention them, as often as they like."""
-    await town.people("stranger")
+    await town.sign_up("stranger")
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
     with patch.object(Truth, "read", autospec=True, side_effect=Truth.read) as read:
@@ -649,12 +649,12 @@ async def test_nobody_is_read_anew_for_a_mention_that_they_may_not_see(town: Wor
 async def test_what_is_unread_beyond_the_first_page_is_followed(town: World, heard: bool) -> None:
     """By a hint, or where that is lost by a look."""
     fans = [f"fan{n}" for n in range(PAGE)]
-    await town.people(*fans)
+    await town.sign_up(*fans)
     hub, (ann, ben, cat) = await new_hub(town), (town.ids[name] for name in ("ann", "ben", "cat"))
     await town.follow("ben", "ann")
     await town.follow("cat", "ann")
     liked, mention = await town.post("ann", "liked"), await town.post("cat", "@ann look")
-    await town.social.like(ben, liked.id)
+    await town.statuses.like(ben, liked.id)
     await town.drain()
     for fan in fans:
         await town.follow(fan, "ann")
@@ -664,11 +664,11 @@ async def test_what_is_unread_beyond_the_first_page_is_followed(town: World, hea
     await settled(hub)
 
     changes: list[tuple[int, Coroutine[Any, Any, None]]] = [
-        (-1, town.social.unlike(ben, liked.id)),
-        (0, town.social.like(ben, liked.id)),
-        (-1, town.social.unfollow(ben, ann)),
-        (-2, town.social.delete(cat, mention.id)),
-        (-3, town.social.delete(ann, liked.id)),
+        (-1, town.statuses.unlike(ben, liked.id)),
+        (0, town.statuses.like(ben, liked.id)),
+        (-1, town.relations.unfollow(ben, ann)),
+        (-2, town.statuses.delete(cat, mention.id)),
+        (-3, town.statuses.delete(ann, liked.id)),
         (-4, gone(town, "cat")),
     ]
     for change, happens in changes:
@@ -694,7 +694,7 @@ class TakenBack:
         hub = await new_hub(town)
         await town.follow("ben", "ann")
         liked = await town.post("ann", "liked")
-        await town.social.like(town.ids["ben"], liked.id)
+        await town.statuses.like(town.ids["ben"], liked.id)
         await town.drain()
         return cls(town, hub, await up_to_date(hub, town, "ann"), liked.id)
 
@@ -706,11 +706,11 @@ class TakenBack:
 
     async def is_liked_unheard(self) -> None:
         with patch.object(self.town.stack.bus, "tell", lambda *_: None):
-            await self.town.social.like(self.town.ids["ben"], self.liked)
+            await self.town.statuses.like(self.town.ids["ben"], self.liked)
             await self.town.drain()
 
     async def is_unliked(self) -> None:
-        await self.town.social.unlike(self.town.ids["ben"], self.liked)
+        await self.town.statuses.unlike(self.town.ids["ben"], self.liked)
         await settled(self.hub)
         assert "notification_gone" in [event.name for event in self.ann.take()]
 
@@ -759,7 +759,7 @@ class Letters(Talk):
     """Conversations of which nothing is known but numbers in inboxes."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(Conversations(world.stack), world.social, Presences(world.stack), schemas)
+        super().__init__(Conversations(world.stack), world.people, Presences(world.stack), schemas)
         self.world, self.letters = world, list[tuple[ObjectId, int]]()
 
     async def send(self, whom: ObjectId) -> None:
@@ -793,7 +793,7 @@ async def test_whatever_is_numbered_in_an_inbox_is_told_in_order_and_once(town: 
     await town.drain()
     await letters.send(ann.me)
     cat = town.ids["cat"]
-    await town.social.rename(Account(cat, "cat"), "Catherine")
+    await town.people.rename(Account(cat, "cat"), "Catherine")
     for said in (["ready", "person", "letter"], ["ready", "notification", "letter"]):
         await ann.connect()
         assert [event.name for event in ann.take(3)] == said
@@ -815,7 +815,7 @@ async def test_who_has_a_conversation_is_told_of_presence_as_far_as_they_may_kno
 
     town.stack.bus.tell(Hint("presence", cat), Hint("presence", town.ids["ben"]))
     await hear()
-    for change in (town.follow("cat", "ann"), town.social.block(ann.me, cat)):
+    for change in (town.follow("cat", "ann"), town.relations.block(ann.me, cat)):
         await change
         await hear()
     assert [(each["handle"], each["presence"] and each["presence"]["online"]) for each in said] == [
@@ -885,7 +885,7 @@ async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_
 
     await watcher.turn.acquire()
     with patch.object(news, "together", looked_up):
-        await town.social.rename(Account(town.ids["ben"], "ben"), "Benjamin")
+        await town.people.rename(Account(town.ids["ben"], "ben"), "Benjamin")
         await settled(hub)
     assert not watcher.turn.locked()
     assert [event.name for event in ann.take()] == ["person"]
@@ -901,7 +901,7 @@ async def test_however_many_have_been_renamed_each_is_told(
     for each in (names, news):
         monkeypatch.setattr(each, "RENAMED_AT_ONCE", 2)
     authors = [f"author{n}" for n in range(5)]
-    await town.people(*authors)
+    await town.sign_up(*authors)
     await town.follow("ann", *authors)
     for author in authors:
         await town.post(author, "hello")
@@ -911,7 +911,7 @@ async def test_however_many_have_been_renamed_each_is_told(
         ann.leave()
     with patch.object(town.stack.bus, "tell", lambda *_: None):
         for author in authors:
-            await town.social.rename(Account(town.ids[author], author), f"New {author}")
+            await town.people.rename(Account(town.ids[author], author), f"New {author}")
     if heard:
         town.stack.bus.tell(Hint(heard, ann.me))
         await settled(hub)
@@ -929,12 +929,12 @@ async def test_whom_a_deletion_concerns_is_asked_where_there_is_one(town: World)
         asked.append(watcher.me)
         return concerned(watcher)  # type: ignore[no-any-return]
 
-    await town.people("yan")
+    await town.sign_up("yan")
     hub = await new_hub(town)
     ann = await up_to_date(hub, town, "ann")
     with patch.object(Watcher, "concerned", property(counted)):
         for name in ("cat", "yan"):
-            await town.social.rename(Account(town.ids[name], name), f"New {name}")
+            await town.people.rename(Account(town.ids[name], name), f"New {name}")
             await settled(hub)
         assert asked == []
         await depart(town.stack.db, town.clock, town.ids["yan"])
@@ -945,7 +945,7 @@ async def test_whom_a_deletion_concerns_is_asked_where_there_is_one(town: World)
 
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     conversations = Conversations(town.stack)
-    hub = await new_hub(town, talk=Talk(conversations, town.social, Presences(town.stack), schemas))
+    hub = await new_hub(town, talk=Talk(conversations, town.people, Presences(town.stack), schemas))
     ann, ben = Client(hub, town.ids["ann"]), Client(hub, town.ids["ben"])
     for client in (ann, ben):
         await client.connect()
@@ -966,7 +966,7 @@ async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     _, *behind, presence = ann.take()
     assert [event.name for event in (*behind, presence)] == ["conversation", "message", "presence"]
     assert json.loads(behind[0].data)["read_to"] == 1
-    await town.social.rename(Account(ben.me, "ben"), "Benjamin")
+    await town.people.rename(Account(ben.me, "ben"), "Benjamin")
     await settled(hub)
     assert [event.name for event in ann.take()] == ["person"]
 
@@ -981,7 +981,7 @@ class Chat:
 
     async def begin(self) -> None:
         town, talk = self.town, self.talk
-        hub = await new_hub(town, talk=Talk(talk, town.social, Presences(town.stack), schemas))
+        hub = await new_hub(town, talk=Talk(talk, town.people, Presences(town.stack), schemas))
         ann, *others = (town.ids[name] for name in ("ann", "ben", "cat"))
         self.with_ben, self.with_cat = [(await talk.open(ann, other))[0].id for other in others]
         for other, id in zip(others, (self.with_ben, self.with_cat), strict=True):
@@ -1038,11 +1038,11 @@ async def test_what_is_repeated_since_nobody_heard_of_it_is_told(chat: Chat) -> 
     await chat.told()
     with patch.object(town.stack.bus, "tell", lambda *_: None):
         await talk.send(ann.me, chat.with_ben, "c1", "to ben")
-        await town.social.like(ben.me, status.id)
+        await town.statuses.like(ben.me, status.id)
     assert await chat.told() == [[], [], []]
     assert (await talk.send(ann.me, chat.with_ben, "c1", "to ben"))[1] is False
     assert await chat.told() == [["message"], ["message", "unread"], []]
-    await town.social.like(ben.me, status.id)
+    await town.statuses.like(ben.me, status.id)
     assert await chat.told() == [["likes"], ["likes"], []]
 
 
@@ -1113,11 +1113,11 @@ async def test_who_is_renamed_is_told_so_themselves(chat: Chat) -> None:
     town, (ann, ben, _) = chat.town, chat.clients
     await chat.talk.send(ann.me, chat.with_ben, "c1", "hello")
     await chat.told()
-    await town.social.rename(Account(ann.me, "ann"), "Ann A.")
+    await town.people.rename(Account(ann.me, "ann"), "Ann A.")
     assert await chat.told() == [["person"]] * 3
     ann.leave()
-    await town.social.rename(Account(ben.me, "ben"), "Ben B.")
-    await town.social.rename(Account(ann.me, "ann"), "Ann B.")
+    await town.people.rename(Account(ben.me, "ben"), "Ben B.")
+    await town.people.rename(Account(ann.me, "ann"), "Ann B.")
     await ann.connect()
     assert [event.name for event in ann.take()] == ["ready", "person", "person", "presence", "presence"]
     await settled(ben.hub)
@@ -1132,7 +1132,7 @@ async def test_what_goes_with_an_account_is_told_when_it_goes(chat: Chat) -> Non
     town, ann, cat = chat.town, chat.clients[0], chat.town.ids["cat"]
     await town.follow("cat", "ben")
     status = await town.post("ben", "liked")
-    await town.social.like(cat, status.id)
+    await town.statuses.like(cat, status.id)
     await depart(town.stack.db, town.clock, cat)
     town.stack.bus.tell(Hint("named", cat))
     await chat.told()
@@ -1145,7 +1145,7 @@ async def test_what_goes_with_an_account_is_told_when_it_goes(chat: Chat) -> Non
 
 async def test_who_was_blocked_is_told_that_the_account_is_deleted(chat: Chat) -> None:
     town, ann, cat = chat.town, chat.clients[0], chat.town.ids["cat"]
-    await town.social.block(cat, ann.me)
+    await town.relations.block(cat, ann.me)
     await depart(town.stack.db, town.clock, cat)
     await clear_departures(town.stack.db, town.clock, town.stack.bus)
     assert "conversation" in (await chat.told())[0]
@@ -1167,7 +1167,7 @@ async def test_who_has_a_page_open_is_told_at_once_that_an_account_is_deleted(ch
 async def test_who_is_told_to_fetch_everything_is_told_of_presence_from_then_on(chat: Chat) -> None:
     """Also of whoever wrote to them for the first time among what could not be told."""
     town, ann, fans = chat.town, chat.clients[0], [f"fan{n}" for n in range(PAGE + 2)]
-    await town.people("dan", *fans)
+    await town.sign_up("dan", *fans)
     await town.follow("ann", "dan")
     await town.follow("dan", "ann")
     made, _ = await chat.talk.open(town.ids["dan"], ann.me)

@@ -32,13 +32,13 @@ def settings() -> dict[str, Any]:
     indirect=["addresses"],
 )
 async def test_a_status_is_published_once(world: World, followers: int) -> None:
-    await world.people("bob")
+    await world.sign_up("bob")
     bob, heard = world.ids["bob"], list[Hint]()
     edges = ({"_id": ObjectId(), "follower": ObjectId(), "followee": bob} for _ in range(followers))
     await insert(world.stack, Follow, edges, followers)
     world.stack.bus.listen(Listener(heard.append, lambda: None))
     await carried(world.stack)
     heard.clear()
-    row, _ = await world.social.post(bob, "to all of them", "followers")
+    row, _ = await world.statuses.post(bob, "to all of them", "followers")
     await carried(world.stack)
     assert [hint for hint in heard if hint.kind != "concerns"] == [Hint("posted", bob, row.id)]

@@ -66,8 +66,8 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = "            look = await self._look(start)\n"  # in `Reading.page`
-# In `Social.follow`
-LIMIT = '        limit, event = self._config.following_limit, self.outbox.event("follow", reader, followee)\n'
+# In `Relations.follow`
+LIMIT = '        limit, event = self._config.following_limit, self._outbox.event("follow", reader, followee)\n'
 UNLESS_REFUSED = (
     "\n        async def unless_refused(edges: Transaction) -> dict[str, Any]:\n"
     "            await _is_there(edges, followee)\n"
@@ -162,7 +162,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a person's page goes through what its reader may not see",
         "2 visible",
-        "app.social.Social.statuses_of",
+        "app.social.statuses.Statuses.by_author",
         ', "audience": {"$in": seen}',
         "",
         _of(COSTS, "test_a_persons_page_costs_the_same_however_much_is_not_for_its_reader"),
@@ -170,7 +170,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a mute raises no version",
         "2 on_home",
-        "app.social.Social.mute",
+        "app.social.relations.Relations.mute",
         "{reader}, silence",
         "set(), silence",
         _of(MUTES, "test_who_is_muted_leaves_the_timeline_at_the_next_read_and_comes_back"),
@@ -434,7 +434,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an edge owes no backfill",
         "4 debt",
-        "app.social.Social._owing_row",
+        "app.social.relations.Relations._owing_row",
         '{"_id": event.id, "debt": True}',
         '{"_id": event.id}',
         races=("follow x publish, queue",),
@@ -493,7 +493,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status names no consumer that owes it",
         "5 outbox",
-        "app.social.Social.post",
+        "app.social.statuses.Statuses.post",
         "pending=list(owed.consumers) or None,",
         "pending=None,",
         _of(RULES, "test_pending_is_read_first_and_empty_when_the_worker_has_been"),
@@ -641,10 +641,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "others are told of a late status before those who have read the backlog",
         "10 backlog",
-        "app.social.Social.post",
-        "            await self.outbox.stored(row.id, stored)\n",
-        '            self.stack.bus.tell(Hint("posted", author, row.id))\n'
-        "            await self.outbox.stored(row.id, stored)\n",
+        "app.social.statuses.Statuses.post",
+        "            await self._outbox.stored(row.id, stored)\n",
+        '            self._stack.bus.tell(Hint("posted", author, row.id))\n'
+        "            await self._outbox.stored(row.id, stored)\n",
         _of(RULES, "test_nobody_is_told_of_a_late_status_before_its_version_has_changed"),
     ),
     Mutant(
@@ -956,7 +956,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the same key posts what it says now",
         "6 idempotency",
-        "app.social.Social._posted_before",
+        "app.social.statuses.Statuses._posted_before",
         "if (row.text, row.audience) != (text, audience):",
         "if False:",
         _of(RULES, "test_the_same_key_posts_once"),
@@ -964,7 +964,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the same key brings back what was deleted",
         "6 idempotency",
-        "app.social.Social._posted_before",
+        "app.social.statuses.Statuses._posted_before",
         "if row.audience is None:",
         "if False:",
         _of(RULES, "test_the_same_key_posts_once"),
@@ -1603,11 +1603,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an author is removed after the edge",
         "phase 4: activity",
-        "app.social.Social.unfollow",
-        "            await self.outbox.narrowed(edges, reader, followee)\n\n"
+        "app.social.relations.Relations.unfollow",
+        "            await self._outbox.narrowed(edges, reader, followee)\n\n"
         "        await change_edges(self._db, {reader}, end_follow)\n",
         "\n        await change_edges(self._db, {reader}, end_follow)\n"
-        "        await self.outbox.narrowed(Transaction(self._db, None), reader, followee)\n",
+        "        await self._outbox.narrowed(Transaction(self._db, None), reader, followee)\n",
         races=("unfollow x follow x publish, cache",),
     ),
     Mutant(
@@ -1753,7 +1753,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a follow does not look for a block",
         "2 blocks",
-        "app.social.Social.follow",
+        "app.social.relations.Relations.follow",
         'if await edges["blocks"].find_one(_either_way("blocker", "blocked", reader, followee), {"_id": 1}):',
         "if False:",
         races=("block x follow",),
@@ -1761,7 +1761,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the limit of follows is looked at before the change",
         "limits",
-        "app.social.Social.follow",
+        "app.social.relations.Relations.follow",
         LIMIT + UNLESS_REFUSED + '            if await edges["follows"].count({"follower": reader}, limit) < limit:\n',
         LIMIT
         + '        there = await self._db["follows"].count_documents({"follower": reader}, limit=limit)\n'
@@ -1772,7 +1772,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who follows as many as they may cannot repeat a follow",
         "limits",
-        "app.social.Social.follow",
+        "app.social.relations.Relations.follow",
         'if row := await edges["follows"].find_one(pair, dict.fromkeys((*pair, "debt"), 1)):',
         "if row := None:",
         _of(LIMITS, "test_a_follow_is_repeated_at_the_limit"),
@@ -1780,7 +1780,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a block leaves the follows",
         "2 blocks, 8 order",
-        "app.social.Social.block",
+        "app.social.relations.Relations.block",
         '            await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))\n',
         races=("block x follow",),
     ),
@@ -1904,7 +1904,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen shows the likes of then",
         "11 memory",
-        "app.social.Social._count",
+        "app.social.statuses.Statuses._count",
         ', "$set": {"changed": id}',
         "",
         _of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
@@ -1912,7 +1912,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a page that was seen does not hear of deletions",
         "2 memory",
-        "app.social.Social.delete",
+        "app.social.statuses.Statuses.delete",
         ', "changed": id}',
         "}",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
@@ -1976,7 +1976,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever remembers a reader's likes does not hear of a new one",
         "11 memory",
-        "app.social.Social.like",
+        "app.social.statuses.Statuses.like",
         "            await _raise_likes_version(inside, reader)\n",
         tests=_of(LIKES, "test_likes_are_counted_on_the_next_page_of_everybody"),
     ),
@@ -2194,7 +2194,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted account counts as a follower",
         "2 accounts",
-        "app.social.Social.counts",
+        "app.social.people.People.counts",
         'for end in ("follower", "followee") if departed',
         'for end in ("follower", "followee") if False',
         _of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
@@ -2202,7 +2202,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted account is on lists of people",
         "2 accounts",
-        "app.social.Social._ends",
+        "app.social.people.People._ends",
         " if person.is_there",
         "",
         _of(DEPARTED, "test_at_once_nothing_of_it_is_visible"),
@@ -2210,7 +2210,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a list of people is short where accounts were deleted",
         "2 accounts",
-        "app.social.Social._edges",
+        "app.social.people.People._edges",
         "await departed_now(self._db)",
         "[]",
         _of(DEPARTED, "test_lists_of_people_are_full_before_it_is_cleared"),
@@ -2242,7 +2242,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever is gone is followed",
         "accounts",
-        "app.social.Social.follow",
+        "app.social.relations.Relations.follow",
         "            await _is_there(edges, followee)\n",
         tests=_of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
         races=("deletion x follow",),
@@ -2258,7 +2258,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever has gone meanwhile is told that there is no such member of a circle",
         "accounts",
-        "app.social._is_there",
+        "app.social.relations._is_there",
         "raise NoAccount(person)",
         'raise NotFound("Nobody has this handle.")',
         _of(API, "test_whose_account_ends_while_they_ask_is_told_so"),
@@ -2282,7 +2282,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever has gone meanwhile is renamed, as they are told",
         "accounts",
-        "app.social.Social.rename",
+        "app.social.people.People.rename",
         "raise NoAccount(account.id)",
         "pass",
         _of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
@@ -2290,7 +2290,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted account is renamed",
         "accounts",
-        "app.social.Social.rename",
+        "app.social.people.People.rename",
         ', "deleted": {"$exists": False}',
         "",
         _of(DEPARTED, "test_what_was_under_way_leaves_nothing"),
@@ -2559,7 +2559,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a changed name has no version beside it",
         "11 names",
-        "app.social.Social.rename",
+        "app.social.people.People.rename",
         ', "renamed": now["version"]',
         "",
         races=("rename x page, cache",),
@@ -2567,7 +2567,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a changed name raises no version",
         "11 names",
-        "app.social.Social.rename",
+        "app.social.people.People.rename",
         '            now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})\n'
         '            assert now, "it has just been raised"\n',
         '            now = {"version": 1}\n'
@@ -2594,14 +2594,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a repeated like counts again",
         "11 likes",
-        "app.social.Social.like",
+        "app.social.statuses.Statuses.like",
         '            if await inside["likes"].find_one(key, {"_id": 1}):\n                return False\n',
         races=("like x the same like",),
     ),
     Mutant(
         "a like is stored beside its count",
         "11 likes",
-        "app.social.Social.like",
+        "app.social.statuses.Statuses.like",
         'await inside["likes"].insert_one(key)',
         'await self._db["likes"].insert_one(dict(key))',
         races=("like x the same like",),
@@ -2609,7 +2609,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is deleted is liked",
         "11 likes",
-        "app.social.Social._count",
+        "app.social.statuses.Statuses._count",
         '"_id": id, "deleted": False',
         '"_id": id',
         races=("like x delete x read, cache",),
@@ -2617,7 +2617,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted status keeps its count",
         "11 likes",
-        "app.social.Social.delete",
+        "app.social.statuses.Statuses.delete",
         ', "likes": ""',
         "",
         _of(LIKES, "test_a_deleted_status_has_no_likes"),
@@ -2625,7 +2625,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a like that there is not is taken back",
         "11 likes",
-        "app.social.Social.unlike",
+        "app.social.statuses.Statuses.unlike",
         'if liked := await inside["likes"].delete_one(key):',
         'liked = await inside["likes"].delete_one(key)\n            if True:',
         races=("like x unlike",),
@@ -2633,23 +2633,23 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what cannot be seen is liked",
         "2 likes",
-        "app.social.Social.like",
-        "await self.status(reader, id)",
+        "app.social.statuses.Statuses.like",
+        "await self.by_id(reader, id)",
         'StatusRow.of(await self._db["statuses"].find_one({"_id": id}) or {})',
         _of(LIKES, "test_what_cannot_be_seen_cannot_be_liked"),
     ),
     Mutant(
         "a like ends only where the status is seen",
         "11 likes",
-        "app.social.Social.unlike",
-        "        if not await self._in_turn(id, where_liked):\n            await self.status(reader, id)\n",
-        "        await self.status(reader, id)\n        await self._in_turn(id, where_liked)\n",
+        "app.social.statuses.Statuses.unlike",
+        "        if not await self._in_turn(id, where_liked):\n            await self.by_id(reader, id)\n",
+        "        await self.by_id(reader, id)\n        await self._in_turn(id, where_liked)\n",
         _of(LIKES, "test_a_like_can_be_taken_back_from_what_can_be_seen_no_more"),
     ),
     Mutant(
         "everybody likes one status at once",
         "11 likes",
-        "app.social.Social._turn",
+        "app.social.statuses.Statuses._in_turn",
         "self._turns.setdefault(id, asyncio.Lock())",
         "asyncio.Lock()",
         _of(LIKES, "test_many_likes_at_once_are_counted_one_by_one"),
@@ -2658,7 +2658,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a block changes nothing for the blocked",
         "2 memory",
-        "app.social.Social.block",
+        "app.social.relations.Relations.block",
         "change_edges(self._db, {blocker, blocked}, end_follows)",
         "change_edges(self._db, {blocker}, end_follows)",
         _of(FIXED, "test_what_is_remembered_of_a_reader_ends_with_any_change"),
@@ -2772,7 +2772,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status is stored while its author's token is looked up",
         "the door",
-        "app.social.Social.post",
+        "app.social.statuses.Statuses.post",
         "await before_insert()",
         "pass",
         _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
@@ -2780,7 +2780,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status that is refused marks its author",
         "the door",
-        "app.social.Social.post",
+        "app.social.statuses.Statuses.post",
         "        if before_insert:\n            await before_insert()\n",
         tests=_of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
         behind="            status.pending, status.pulled = list(owed.consumers) or None, owed.pulled or None\n",
@@ -3165,7 +3165,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "one looks for names of any length",
         "the door",
-        "app.social.Social.search",
+        "app.social.people.People.search",
         "len(given) > NAME_LENGTH or",
         "",
         _of(DOOR, "test_nobody_is_looked_for_by_what_is_no_name"),
@@ -3651,22 +3651,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a follow has no event",
         "5 outbox",
-        "app.social.Social._owing_row",
-        "await self.outbox.note(edges, event)",
+        "app.social.relations.Relations._owing_row",
+        "await self._outbox.note(edges, event)",
         "pass",
         races=("follow that is told x block",),
     ),
     Mutant(
         "a like has no event",
         "5 outbox",
-        "app.social.Social.like",
-        "            await self.outbox.note(inside, event)\n",
+        "app.social.statuses.Statuses.like",
+        "            await self._outbox.note(inside, event)\n",
         tests=_of(NOTIFICATIONS, "test_whoever_is_liked_hears_of_it"),
     ),
     Mutant(
         "a repeated follow is told again",
         "5 outbox",
-        "app.social.Social._owing_row",
+        "app.social.relations.Relations._owing_row",
         'if row["_id"] == event.id:',
         "if True:",
         _of(NOTIFICATIONS, "test_repeating_a_follow_or_a_like_has_no_event"),
@@ -4645,7 +4645,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a block is not heard of by who is writing",
         "conversations",
-        "app.social._in_conversation",
+        "app.social.relations._in_conversation",
         ', "$inc": {"version": 1}',
         "",
         races=("send x block",),
@@ -4653,7 +4653,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a block is not written into the conversation",
         "conversations",
-        "app.social.Social.block",
+        "app.social.relations.Relations.block",
         '            await _in_conversation(edges, pair, "$addToSet")\n',
         "",
         _of(CONVERSATIONS, "test_nothing_new_goes_across_a_block"),
@@ -4661,7 +4661,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an unblock is not written into the conversation",
         "conversations",
-        "app.social.Social.unblock",
+        "app.social.relations.Relations.unblock",
         '            await _in_conversation(edges, pair, "$pull")\n',
         "",
         _of(CONVERSATIONS, "test_nothing_new_goes_across_a_block"),

@@ -54,7 +54,7 @@ class Crash(Exception):
 
 @pytest.fixture
 async def town(world: World) -> World:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.warm("ann")
     return world
@@ -109,7 +109,7 @@ async def test_the_backlog_of_somebody_followed_meanwhile_is_looked_at(town: Wor
     """Rule 10. The process remembers whom the reader followed before."""
     await town.timelines.change(delivering=IN_WORKER)
     town.pass_grace()
-    await town.people("yan", "stranger")
+    await town.sign_up("yan", "stranger")
     for n in range(8):
         await town.post("stranger", f"for nobody {n}")
     with patch.object(pending, "CROWDED_S", 3600):
@@ -123,7 +123,7 @@ async def test_the_backlog_of_somebody_followed_meanwhile_is_looked_at(town: Wor
 
 async def test_a_follow_behind_the_mark_of_a_return_is_not_lost(town: World) -> None:
     """Rule 8. The placeholder is there already: the backfill of the edge finds it, and drops it."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "by yan")
     await town.drain()
     admit, follows = ActiveReaders.admit, ["yan"]
@@ -163,7 +163,7 @@ async def test_what_somebody_else_has_leased_is_not_filled(town: World) -> None:
 async def test_a_delivery_that_fails_is_not_the_posters_business(town: World, error: Exception) -> None:
     """Rule 1. It is stored: whoever is told otherwise posts it again."""
     with patch.object(PhaseConsumer, "hand_over", side_effect=error):
-        status, created = await town.social.post(town.ids["zoe"], "stored")
+        status, created = await town.statuses.post(town.ids["zoe"], "stored")
     assert created
     await town.sweep()
     await town.drain()
@@ -249,7 +249,7 @@ async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase
     await town.timelines.change(delivering=[phase])
     town.pass_grace()
     await town.warm("ann")
-    post = partial(town.social.post, town.ids["zoe"], "slow", idempotency_key="k")
+    post = partial(town.statuses.post, town.ids["zoe"], "slow", idempotency_key="k")
     with (
         patch.object(town.timelines.switch, "current", return_value=old),
         patch.object(town.timelines.outbox, "make_owed", side_effect=Crash),
@@ -266,7 +266,7 @@ async def test_a_replay_delivers_what_the_earlier_try_did_not(town: World, phase
 
 async def test_a_backfill_does_not_prolong_a_list(town: World) -> None:
     """Phase 4. Following is not reading: the reader's edges are not marked, so the list must end when it would have."""
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "before")
     await town.drain()
     settings = await town.timelines.switch.fresh()
@@ -292,7 +292,7 @@ async def test_a_backfill_does_not_prolong_a_list(town: World) -> None:
 
 async def test_a_long_backfill_into_an_empty_list_leaves_no_gap(world: World) -> None:
     """Rule 3. Nothing is cut off when exactly as many fit, and still there are older ones."""
-    await world.people("ann", "yan")
+    await world.sign_up("ann", "yan")
     texts = [f"yan {n}" for n in range(15)]  # more than the cap
     for text in texts:
         await world.post("yan", text)
@@ -308,7 +308,7 @@ async def test_what_strangers_have_pending_hides_nothing(town: World) -> None:
     """Rule 5. More is pending than a read looks at, and what it looks at is not for this reader."""
     await town.timelines.change(delivering=IN_WORKER)
     town.pass_grace()
-    await town.people("stranger")
+    await town.sign_up("stranger")
     await town.post("zoe", "for ann")
     for n in range(8):
         await town.post("stranger", f"for nobody {n}")
@@ -322,7 +322,7 @@ async def test_a_page_that_has_to_begin_anew_again_and_again_is_made_by_the_quer
     """What a look has learned of the backlog is forgotten before the next one."""
     await town.timelines.change(delivering=[CACHE.slug])
     town.pass_grace()
-    await town.people("stranger")
+    await town.sign_up("stranger")
     await town.warm("ann")
     for n in range(8):
         await town.post("stranger", f"for nobody {n}")
@@ -384,7 +384,7 @@ async def test_an_empty_page_takes_memory_too(monkeypatch: pytest.MonkeyPatch) -
 async def test_edges_that_are_learned_on_older_pages_are_counted(town: World) -> None:
     """Else a memory that is full takes more and more while people scroll."""
     authors = [f"author{n}" for n in range(30)]
-    await town.people(*authors)
+    await town.sign_up(*authors)
     await town.follow("ann", *authors)
     for author in authors:
         await town.post(author, f"by {author}")
@@ -402,7 +402,7 @@ async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
     fans = [f"fan{n}" for n in range(10)]
     await world.timelines.change(delivering=[phase])
     world.pass_grace()
-    await world.people("star", *fans)
+    await world.sign_up("star", *fans)
     for fan in fans:
         await world.follow(fan, "star")
         await world.warm(fan)
@@ -416,8 +416,8 @@ async def test_the_last_follower_has_it_too(world: World, phase: str) -> None:
 
 async def test_a_circle_fills_no_strangers_list(town: World) -> None:
     """Whom somebody else puts into a circle without being followed gets nothing delivered."""
-    await town.people("spam")
-    await town.social.add_to_circle(town.ids["spam"], town.ids["ann"])
+    await town.sign_up("spam")
+    await town.relations.add_to_circle(town.ids["spam"], town.ids["ann"])
     await town.chill("ann")
     await town.post("zoe", "hello")
     await town.post("spam", "buy")
@@ -521,10 +521,10 @@ async def test_lists_on_other_nodes_are_not_read(town: World) -> None:
 
 async def test_a_page_of_two_moments_is_not_remembered(town: World) -> None:
     """Between them Zoe stops following back: the first status is judged before, the last one afterwards."""
-    ann, zoe, social = town.ids["ann"], town.ids["zoe"], town.social
-    await town.people("yan")
+    ann, zoe, relations = town.ids["ann"], town.ids["zoe"], town.relations
+    await town.sign_up("yan")
     await town.follow("ann", "yan")
-    await social.mute(ann, town.ids["yan"])
+    await relations.mute(ann, town.ids["yan"])
     await town.follow("zoe", "ann")
     await town.warm("ann")
     await town.post("zoe", "last", "mutuals")
@@ -535,7 +535,7 @@ async def test_a_page_of_two_moments_is_not_remembered(town: World) -> None:
 
     async def then_unfollow(candidates: KeptThenQuery, cursor: ObjectId, n: int) -> list[Entry]:
         if cursor != LAST_ID:
-            await social.unfollow(zoe, ann)
+            await relations.unfollow(zoe, ann)
         return await older_than(candidates, cursor, n)
 
     for phase in IN_WORKER:
@@ -550,7 +550,7 @@ async def test_a_page_of_two_moments_is_not_remembered(town: World) -> None:
 
 async def test_what_is_remembered_of_a_reader_ends_with_any_change(town: World) -> None:
     """Section 2. Each phase is shown by a process of its own, and the changes are made by another one."""
-    ann, zoe, social = town.ids["ann"], town.ids["zoe"], town.social
+    ann, zoe, relations = town.ids["ann"], town.ids["zoe"], town.relations
     processes = {phase: Timelines(town.stack) for phase in SLUGS}
 
     async def shows(*texts: str) -> None:
@@ -564,32 +564,32 @@ async def test_what_is_remembered_of_a_reader_ends_with_any_change(town: World) 
     await town.post("zoe", "for the circle", "circle")
     await town.drain()
     await shows("second", "first")
-    await social.delete(zoe, first.id)
+    await town.statuses.delete(zoe, first.id)
     await shows("second")
-    await social.add_to_circle(zoe, ann)
+    await relations.add_to_circle(zoe, ann)
     await shows("for the circle", "second")
-    await social.remove_from_circle(zoe, ann)
+    await relations.remove_from_circle(zoe, ann)
     await shows("second")
-    await social.unfollow(ann, zoe)
+    await relations.unfollow(ann, zoe)
     await shows()
-    await social.follow(ann, zoe)
+    await relations.follow(ann, zoe)
     await shows("second")
-    await social.block(zoe, ann)
+    await relations.block(zoe, ann)
     await shows()
-    await social.unblock(zoe, ann)
+    await relations.unblock(zoe, ann)
     await shows()
-    await social.follow(ann, zoe)
+    await relations.follow(ann, zoe)
     await shows("second")
-    await town.people("yan")
+    await town.sign_up("yan")
     await town.post("yan", "by yan")
     await town.drain()
-    await social.follow(ann, town.ids["yan"])
+    await relations.follow(ann, town.ids["yan"])
     await shows("by yan", "second")
     await town.post("yan", "to mutuals", "mutuals")
     await town.drain()
-    await social.follow(town.ids["yan"], ann)
+    await relations.follow(town.ids["yan"], ann)
     await shows("to mutuals", "by yan", "second")
-    await social.unfollow(town.ids["yan"], ann)
+    await relations.unfollow(town.ids["yan"], ann)
     await shows("by yan", "second")
 
 
@@ -603,7 +603,7 @@ async def test_what_is_remembered_of_a_page_is_not_believed_below_the_floor(town
     for phase in SLUGS:
         shown = [await town.page("ann", phase, limit=40) for _ in range(2)]
         with patch.object(town.clock, "new_id", return_value=id_at(earlier)):
-            await town.social.post(town.ids["zoe"], f"behind, {phase}")
+            await town.statuses.post(town.ids["zoe"], f"behind, {phase}")
         await town.drain()
         assert [len(page.statuses) for page in (*shown, await town.page("ann", phase, limit=40))] == [n, n, n + 1], (
             phase

@@ -143,7 +143,7 @@ class Histories(RuleBasedStateMachine):
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
         for n, (reader, followee) in enumerate(pairs):
             if follows >> n & 1:
-                self.run(self.system.processes[0].social.follow(reader, followee))
+                self.run(self.system.processes[0].relations.follow(reader, followee))
                 self.oracle.follows.add((reader, followee))
         for n, author in enumerate(self.people):
             if pulled >> n & 1:
@@ -255,7 +255,7 @@ class Histories(RuleBasedStateMachine):
         self.step("rename")
         id, name = self.person(one), f"Name {self.steps}"
         account = Account(id, self.handles[id])
-        if self.act(who, self.system.processes[who].social.rename(account, name), cut) is None:
+        if self.act(who, self.system.processes[who].people.rename(account, name), cut) is None:
             self.names[id] = name
         else:
             stored = self.run(self._stored("users", {"_id": id}))
@@ -291,7 +291,7 @@ class Histories(RuleBasedStateMachine):
         self.step("follow")
         reader, followee = self.pair(one, other)
         try:
-            ended = self.act(who, self.system.processes[who].social.follow(reader, followee), cut, lag_s)
+            ended = self.act(who, self.system.processes[who].relations.follow(reader, followee), cut, lag_s)
         except Forbidden:
             assert self.oracle.across_block(reader, followee)
             return
@@ -309,8 +309,8 @@ class Histories(RuleBasedStateMachine):
         name, reader, author = (pairs := self.closer())[one % len(pairs)]
         for slug in KEEPING:
             self.act(who, self.system.processes[who].timelines.refresh(reader, phase=slug))
-        social = self.system.processes[who].social
-        work = social.follow(reader, author) if name == "follow" else social.add_to_circle(author, reader)
+        relations = self.system.processes[who].relations
+        work = relations.follow(reader, author) if name == "follow" else relations.add_to_circle(author, reader)
         self.act(who, work, cut)
         self.learn(reader, author)
 
@@ -337,7 +337,7 @@ class Histories(RuleBasedStateMachine):
     def unfollow(self, who: int, one: int) -> None:
         self.step("unfollow")
         reader, followee = self.one_of(self.oracle.follows, one)
-        self.run(self.system.processes[who].social.unfollow(reader, followee))
+        self.run(self.system.processes[who].relations.unfollow(reader, followee))
         self.oracle.follows.discard((reader, followee))
 
     @precondition(lambda self: self.oracle.follows)
@@ -345,9 +345,9 @@ class Histories(RuleBasedStateMachine):
     def unfollow_and_follow_again(self, who: int, one: int) -> None:
         self.step("follow again")
         reader, followee = self.one_of(self.oracle.follows, one)
-        self.run(self.system.processes[who].social.unfollow(reader, followee))
+        self.run(self.system.processes[who].relations.unfollow(reader, followee))
         try:
-            self.run(self.system.processes[1 - who].social.follow(reader, followee))
+            self.run(self.system.processes[1 - who].relations.follow(reader, followee))
         except Forbidden:  # a block was cut short before it ended the follow
             assert self.oracle.across_block(reader, followee)
             self.oracle.follows.discard((reader, followee))
@@ -356,7 +356,7 @@ class Histories(RuleBasedStateMachine):
     def block(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("block")
         blocker, blocked = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.block(blocker, blocked), cut) is None:
+        if self.act(who, self.system.processes[who].relations.block(blocker, blocked), cut) is None:
             self.oracle.block(blocker, blocked)
         else:
             self.learn(blocker, blocked)
@@ -366,7 +366,7 @@ class Histories(RuleBasedStateMachine):
     def unblock(self, who: int, one: int, cut: Cut) -> None:
         self.step("unblock")
         blocker, blocked = self.one_of(self.oracle.blocks, one)
-        ended = self.act(who, self.system.processes[who].social.unblock(blocker, blocked), cut)
+        ended = self.act(who, self.system.processes[who].relations.unblock(blocker, blocked), cut)
         if ended is None:
             self.oracle.blocks.discard((blocker, blocked))
         self.learn(blocker, blocked)
@@ -375,7 +375,7 @@ class Histories(RuleBasedStateMachine):
     def circle_in(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("circle in")
         owner, member = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.add_to_circle(owner, member), cut) is None:
+        if self.act(who, self.system.processes[who].relations.add_to_circle(owner, member), cut) is None:
             self.oracle.circles.add((owner, member))
         else:
             self.learn(owner, member)
@@ -385,14 +385,14 @@ class Histories(RuleBasedStateMachine):
     def circle_out(self, who: int, one: int) -> None:
         self.step("circle out")
         owner, member = self.one_of(self.oracle.circles, one)
-        self.run(self.system.processes[who].social.remove_from_circle(owner, member))
+        self.run(self.system.processes[who].relations.remove_from_circle(owner, member))
         self.oracle.circles.discard((owner, member))
 
     @rule(who=process, one=some, other=some, cut=early)
     def mute(self, who: int, one: int, other: int, cut: Cut) -> None:
         self.step("mute")
         muter, muted = self.pair(one, other)
-        if self.act(who, self.system.processes[who].social.mute(muter, muted), cut) is None:
+        if self.act(who, self.system.processes[who].relations.mute(muter, muted), cut) is None:
             self.oracle.mutes.add((muter, muted))
         else:
             self.learn(muter, muted)
@@ -402,7 +402,7 @@ class Histories(RuleBasedStateMachine):
     def unmute(self, who: int, one: int, cut: Cut) -> None:
         self.step("unmute")
         muter, muted = self.one_of(self.oracle.mutes, one)
-        if self.act(who, self.system.processes[who].social.unmute(muter, muted), cut) is None:
+        if self.act(who, self.system.processes[who].relations.unmute(muter, muted), cut) is None:
             self.oracle.mutes.discard((muter, muted))
         self.learn(muter, muted)
 
@@ -453,7 +453,7 @@ class Histories(RuleBasedStateMachine):
         key = f"k{len(self.keys)}" if keyed else None
         if key:
             self.keys.append((self.person(author), text, audience, key))
-        posting = self.system.processes[who].social.post(self.person(author), text, audience, key)
+        posting = self.system.processes[who].statuses.post(self.person(author), text, audience, key)
         began = self.clock.now() - timedelta(seconds=slow_s)
         with patch.object(self.clock, "new_id", lambda: id_at(began)):
             ended = self.act(who, posting, cut, lag_s)
@@ -475,7 +475,7 @@ class Histories(RuleBasedStateMachine):
         for _ in range(n):
             self.clock.advance(1)
             row, _ = self.run(
-                self.system.processes[0].social.post(self.person(author), f"{len(self.oracle.statuses)} of many")
+                self.system.processes[0].statuses.post(self.person(author), f"{len(self.oracle.statuses)} of many")
             )
             self.posted(row, "followers")
 
@@ -495,7 +495,7 @@ class Histories(RuleBasedStateMachine):
         if status.author in self.oracle.departed:
             return
         try:
-            ended = self.act(who, self.system.processes[who].social.delete(status.author, id), cut)
+            ended = self.act(who, self.system.processes[who].statuses.delete(status.author, id), cut)
         except NotFound:
             assert status.deleted
             return
@@ -520,7 +520,7 @@ class Histories(RuleBasedStateMachine):
         if another:
             text += ", changed"
         try:
-            ended = self.act(who, self.system.processes[who].social.post(author, text, audience, key))
+            ended = self.act(who, self.system.processes[who].statuses.post(author, text, audience, key))
         except Conflict:
             assert told
             assert another or told[0].deleted
@@ -540,10 +540,10 @@ class Histories(RuleBasedStateMachine):
         self.step("like" if likes else "unlike")
         ids = sorted(self.oracle.statuses, reverse=newest)
         pair = self.person(reader), ids[which % len(ids)]
-        social = self.system.processes[who].social
+        statuses = self.system.processes[who].statuses
         may = self.oracle.visible(pair[1], pair[0])
         try:
-            ended = self.act(who, (social.like if likes else social.unlike)(*pair), cut)
+            ended = self.act(who, (statuses.like if likes else statuses.unlike)(*pair), cut)
         except NotFound:
             assert not may
             assert likes or pair not in self.oracle.likes
@@ -820,7 +820,7 @@ class Histories(RuleBasedStateMachine):
         self.run(self._read_at_once(SLUGS))
         self.clock.advance(late_s)
         text = f"{len(self.oracle.statuses)} by one who has not heard"
-        row, _ = self.run(other.social.post(self.person(author), text))
+        row, _ = self.run(other.statuses.post(self.person(author), text))
         self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
         self.tally["posts"] += 1
 
@@ -836,7 +836,7 @@ class Histories(RuleBasedStateMachine):
         self.run(knows.timelines.change(delivering=after if len(after) < len(KEEPING) else []))
         self.clock.advance(late_s)
         text = f"{len(self.oracle.statuses)} after what one has not heard"
-        row, _ = self.run(knows.social.post(self.person(author), text))
+        row, _ = self.run(knows.statuses.post(self.person(author), text))
         self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
         self.tally["posts"] += 1
         for reader in self.people:
@@ -857,8 +857,8 @@ class Histories(RuleBasedStateMachine):
             await insert(db, status)
 
         text = f"{len(self.oracle.statuses)} hung"
-        with patch("app.social.insert", hangs):
-            row, _ = self.run(self.system.processes[who].social.post(self.person(author), text))
+        with patch("app.social.statuses.insert", hangs):
+            row, _ = self.run(self.system.processes[who].statuses.post(self.person(author), text))
         self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
         self.tally["posts"] += 1
 
@@ -894,7 +894,7 @@ class Histories(RuleBasedStateMachine):
                 process = random.choice(self.system.processes)
                 timelines = process.timelines
                 page = await self._page(timelines, reader, slug, None, random.randint(1, 8))
-                people = await process.social.people({row.user_id for row in page.statuses}, page.names)
+                people = await process.people.by_ids({row.user_id for row in page.statuses}, page.names)
                 assert {id: person.name for id, person in people.items()} == {id: self.names[id] for id in people}
                 if self.oracle.statuses:
                     cursor = self.cursor(random.randrange(len(self.oracle.statuses)))

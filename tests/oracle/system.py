@@ -20,7 +20,9 @@ from bson import ObjectId
 from app.config import Config
 from app.inbox.notifier import Notifier
 from app.models import StatusRow, User
-from app.social import Social
+from app.social.people import People
+from app.social.relations import Relations
+from app.social.statuses import Statuses
 from app.stack import Addresses, MemcachedDown, SetsDown, Stack, connected
 from app.stack.mongodb.connection import POOL_SIZE, Database, direct
 from app.stack.mongodb.stand_in import is_stand_in
@@ -262,7 +264,9 @@ class _Sets(_Cache):
 @dataclasses.dataclass(frozen=True)
 class Process:
     timelines: Timelines
-    social: Social
+    people: People
+    relations: Relations
+    statuses: Statuses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +320,8 @@ class System:
     async def start(self) -> Process:
         timelines = await Timelines.open(self.stack)
         timelines.outbox.add(Notifier(self.stack, timelines.outbox))
-        return Process(timelines, Social(self.stack, timelines.outbox))
+        parts = self.stack, timelines.outbox
+        return Process(timelines, People(self.stack), Relations(*parts), Statuses(*parts))
 
     @contextmanager
     def _fused_queue(self) -> Iterator[None]:

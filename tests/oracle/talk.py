@@ -21,7 +21,7 @@ from app.config import Config
 from app.departures import clear_departures, depart
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from app.inbox.conversations import Conversations
-from app.social import Social
+from app.social.relations import Relations
 from app.stack import Addresses, connected
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Cut, Fuse, GivenUp, _Database, all_made, in_time
@@ -202,13 +202,13 @@ class Talking(RuleBasedStateMachine):
         self.stack = await self.exits.enter_async_context(connected(self.addresses, config, self.clock))
         self.exits.push_async_callback(self.stack.db.client.drop_database, config.database)
         world = await World.open(self.stack, self.clock)
-        await world.people(*PEOPLE)
+        await world.sign_up(*PEOPLE)
         self.ids, self.names = world.ids, {id: name for name, id in world.ids.items()}
         self.fuse, self.looking = Fuse(self.clock), Conversations(self.stack)
         database: Any = _Database(self.stack.db, self.fuse)
         self.mortal, mortal = database, dataclasses.replace(self.stack, db=database)
         self.processes = [Conversations(mortal) for _ in range(2)]
-        self.social = Social(mortal, world.timelines.outbox)
+        self.relations = Relations(mortal, world.timelines.outbox)
         for pair in PAIRS[:2]:
             me, other = sorted(pair)
             await self.looking.open(self.ids[me], self.ids[other])
@@ -375,7 +375,7 @@ class Talking(RuleBasedStateMachine):
     @rule(pair=pair, which=which, on=st.booleans(), cut=anywhere)
     def block(self, pair: Pair, which: bool, on: bool, cut: Cut) -> None:
         me, other = sorted(pair, reverse=which)
-        blocking = (self.social.block if on else self.social.unblock)(self.ids[me], self.ids[other])
+        blocking = (self.relations.block if on else self.relations.unblock)(self.ids[me], self.ids[other])
         self.step("block" if on else "unblock", blocking, lambda model: model.block(me, other, on), cut)
 
     @rule(p=process, pair=pair, which=which, back=st.integers(-1, 6), cut=anywhere)

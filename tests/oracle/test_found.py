@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 from pymongo.errors import AutoReconnect
 
-from app.social import Social
+from app.social.statuses import Statuses
 from app.stack.mongodb.find import together
 from phases.delivering import switch
 from phases.delivering.settings import Settings
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
     """Rule 3. A long backfill raises the floor, but there may be none any more, and then others skipped theirs."""
-    await world.people("ann", "yan", "zoe")
+    await world.sign_up("ann", "yan", "zoe")
     for n in range(12):  # more than the cap
         await world.post("yan", f"yan {n}")
     await world.post("zoe", "zoe")
@@ -58,7 +58,7 @@ async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
 
 async def test_a_switch_that_takes_longer_than_the_grace_loses_nothing(world: World) -> None:
     """Rule 3. `since` was chosen before a server hung, and is over when the others hear of it."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.timelines.change(delivering=[])
     world.pass_grace()
@@ -74,7 +74,7 @@ async def test_a_switch_that_takes_longer_than_the_grace_loses_nothing(world: Wo
         await world.timelines.change(delivering=list(KEEPING))
     for phase in KEEPING:
         await world.page("ann", phase)  # by a process that knows: a list is built, and read
-    await Social(world.stack, other.outbox).post(world.ids["zoe"], "posted by one who does not know")
+    await Statuses(world.stack, other.outbox).post(world.ids["zoe"], "posted by one who does not know")
     for phase in SLUGS:
         assert await world.walk("ann", phase) == ["posted by one who does not know"], phase
 
@@ -99,7 +99,7 @@ async def test_settings_that_take_long_to_read_are_used_all_the_same(world: Worl
 
 @pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
 async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild_takes(world: World) -> None:
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     world.clock.advance(5)
     kept = world.timelines.kept_by(CACHE.slug)
@@ -128,7 +128,7 @@ async def test_a_list_never_outlives_its_readers_activity_however_long_a_rebuild
 @pytest.mark.parametrize("phase", IN_WORKER)
 async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(world: World, phase: str) -> None:
     """Rule 3. What a phase kept before it was switched off is not delivered to any more, and must not be read."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.timelines.change(delivering=[phase])
     world.pass_grace()
@@ -156,7 +156,7 @@ async def test_a_reader_who_is_stopped_while_phases_are_switched_misses_nothing(
 @pytest.mark.parametrize("phase", [CACHE.slug, HYBRID.slug])
 async def test_whoever_goes_away_takes_nobody_along(world: World, phase: str) -> None:
     """Settings and markers are looked up anew for all who wait for them, whoever was the first."""
-    await world.people("ann", "zoe")
+    await world.sign_up("ann", "zoe")
     await world.follow("ann", "zoe")
     await world.post("zoe", "there")
     await world.warm("ann")

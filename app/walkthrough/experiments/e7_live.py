@@ -18,9 +18,9 @@ from app.inbox.notifications import Notification, Notifications
 from app.live.connection import Connection
 from app.live.hub import Hub
 from app.live.presence import Presences
-from app.live.steps import People
+from app.live.steps import Persons
 from app.models import StatusRow
-from app.social import Social
+from app.social.people import People
 from app.stack import Hint
 from app.stack.bus import MemoryBus
 from app.stack.cost import counted, uncounted
@@ -90,7 +90,7 @@ class Pushed(Experiment):
 @dataclass(frozen=True)
 class Place:
     lab: Lab
-    social: Social
+    people: People
     authors: Sequence[ObjectId]
     readers: Sequence[ObjectId]
 
@@ -104,7 +104,7 @@ class Place:
             await asyncio.sleep(self.s(PAUSE_S))
 
     async def post(self, number: int) -> ObjectId:
-        """Store a status and hint at it, as `Social.post` does."""
+        """Store a status and hint at it, as `Statuses.post` does."""
         author = self.authors[number % AUTHORS]
         status = await self.lab.store(author, *DELIVERING)
         self.lab.stack.bus.tell(Hint("posted", author, status.id))
@@ -112,17 +112,17 @@ class Place:
 
     def hub(self) -> Hub:
         stack = self.lab.stack
-        parts = Accounts(stack), Notifications(stack), Presences(stack)
-        return Hub(stack, self.lab.timelines, self.social, *parts, Plain(), Conversations(stack).unread)
+        parts = self.people, Accounts(stack), Notifications(stack), Presences(stack)
+        return Hub(stack, self.lab.timelines, *parts, Plain(), Conversations(stack).unread)
 
 
 class Plain:
     """A client's view in which each thing is only its id."""
 
-    def status(self, row: StatusRow, authors: People) -> dict[str, Any]:
+    def status(self, row: StatusRow, authors: Persons) -> dict[str, Any]:
         return {"id": str(row.id)}
 
-    def notification(self, one: Notification, people: People) -> dict[str, Any]:
+    def notification(self, one: Notification, people: Persons) -> dict[str, Any]:
         return {"seq": one.seq}
 
     def message(self, *_: Any) -> dict[str, Any]:
@@ -151,7 +151,7 @@ async def _place(lab: Lab, n: int) -> Place:
         theirs = [one for at, one in enumerate(readers) if (number - at) % AUTHORS < FOLLOWED]
         await lab.follow(theirs, author, active=0)
     await lab.history(authors, 2)
-    return Place(lab, Social(lab.stack, lab.timelines.outbox), authors, readers)
+    return Place(lab, People(lab.stack), authors, readers)
 
 
 async def _asked(place: Place, size: int) -> Watched:
