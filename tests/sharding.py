@@ -15,7 +15,9 @@ from unittest.mock import patch
 from pymongo import monitoring
 
 from app.accounts import Accounts
+from app.inbox.changes import Changes
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.inbox.pictures import Pictures
@@ -111,6 +113,8 @@ USE_CASES = (
     *((Accounts, name) for name in vars(Accounts)),
     *((Notifications, name) for name in vars(Notifications)),
     *((Conversations, name) for name in vars(Conversations)),
+    *((Messages, name) for name in vars(Messages)),
+    *((Changes, name) for name in vars(Changes)),
     *((Pictures, name) for name in vars(Pictures)),
     *((Names, name) for name in vars(Names)),
     *((Timelines, name) for name in ("page", "refresh")),

@@ -20,7 +20,9 @@ from app.cli import main
 from app.config import Config
 from app.demo.graph import MAX_FOLLOWS, MAX_PEOPLE
 from app.demo.seed import BATCH
+from app.inbox.changes import Changes
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import KEPT
 from app.inbox.pictures import Pictures
@@ -396,7 +398,7 @@ def test_the_walkthrough_shards_edges_as_scaling_does() -> None:
 
 def test_the_contract_suite_runs_all_that_it_is_heard_for_in_the_inbox() -> None:
     suite = "".join(path.read_text() for path in (ROOT / "tests" / "contract").glob("*.py"))
-    for of in (Conversations, Notifications, Pictures):
+    for of in (Conversations, Messages, Changes, Notifications, Pictures):
         for name, call in vars(of).items():
             assert name.startswith("_") or not iscoroutinefunction(call) or f".{name}(" in suite, name
 

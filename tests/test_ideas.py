@@ -13,6 +13,7 @@ from bson import ObjectId
 
 from app.edges import Reader, Relation
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.models import StatusRow
 from app.walkthrough.ideas import i0_definition, i1_query, i2_push, i3_queue, i4_cache, i5_stream, i6_hybrid, i7_live
 from app.walkthrough.ideas.i8_marks import Marks
@@ -167,17 +168,17 @@ def test_a_list_in_memory_has_what_was_sent_and_loses_it_once_it_is_handed_out()
 
 async def test_two_marks_say_how_far_each_message_is_whatever_order_receipts_come_in(world: World) -> None:
     await world.sign_up("ann", "ben", "cat", "dora")
-    talk, ann = Conversations(world.stack), world.ids["ann"]
+    messages, ann = Messages(world.stack), world.ids["ann"]
     receipts = [(2, 0), (0, 1), (3, 1), (1, 0), (0, 2), (2, 0)]
     for other, received in (("ben", receipts), ("cat", [*reversed(receipts), *receipts]), ("dora", receipts[:2])):
         marks = Marks()
-        found, _ = await talk.open(ann, world.ids[other])
+        found, _ = await Conversations(world.stack).open(ann, world.ids[other])
         for n in range(3):
-            await talk.send(ann, found.id, str(n), "hello")
+            await messages.send(ann, found.id, str(n), "hello")
         for delivered, read in received:
             marks.receipt(delivered, read)
-            await talk.receive(world.ids[other], found.id, delivered, read)
-        messages, _ = await talk.messages(ann, found.id, None, 3)
-        states = [marks.state(one.seq) for one in reversed(messages)]
-        assert [one.state for one in reversed(messages)] == states
+            await messages.receive(world.ids[other], found.id, delivered, read)
+        sent, _ = await messages.page(ann, found.id, None, 3)
+        states = [marks.state(one.seq) for one in reversed(sent)]
+        assert [one.state for one in reversed(sent)] == states
         assert states == (["read", "delivered", "sent"] if other == "dora" else ["read", "read", "delivered"])

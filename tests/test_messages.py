@@ -13,8 +13,10 @@ from starlette.requests import Request
 
 from app.config import Config
 from app.departures import clear_departures, depart
-from app.inbox.conversations import Change, Conversation, Conversations, Message
+from app.inbox.changes import Change, Changes
+from app.inbox.messages import Messages
 from app.inbox.pictures import LARGEST
+from app.inbox.sides import Conversation, Message
 from app.models import Account
 from app.stack.cost import counted
 from app.web import export, limits
@@ -164,8 +166,7 @@ async def test_deleting_and_silencing(people: list[Api]) -> None:
 
 
 async def changes_of(person: Api, app: Starlette) -> list[Change]:
-    talk: Conversations = app.state.services.conversations
-    return await talk.changes(ObjectId(person.id), 0, 1_000, 10)
+    return await Changes(app.state.services.stack).between(ObjectId(person.id), 0, 1_000, 10)
 
 
 async def test_whoever_may_know_it_sees_who_is_here(people: list[Api], app: Starlette) -> None:
@@ -205,24 +206,24 @@ async def test_an_export_has_everything_once_though_somebody_writes_meanwhile(
     for id in talks:
         for n in range(3):
             await ann("POST", f"/conversations/{id}/messages", 201, json={"client_id": str(n), "text": str(n)})
-    talk = app.state.services.conversations
-    shown_conversations, messages = export.shown_conversations, Conversations.messages
+    messages = app.state.services.messages
+    shown_conversations, page = export.shown_conversations, Messages.page
 
     async def write(id: str) -> None:
-        await talk.send(ObjectId(ann.id), ObjectId(id), str(ObjectId()), "meanwhile")
+        await messages.send(ObjectId(ann.id), ObjectId(id), str(ObjectId()), "meanwhile")
 
     async def shown(request: Request, me: Account, found: Sequence[Conversation]) -> list[dict[str, Any]]:
         await write(talks[0])
         return await shown_conversations(request, me, found)
 
-    async def said(self: Conversations, me: ObjectId, id: ObjectId, *where: Any) -> Any:
-        found = await messages(self, me, id, *where)
+    async def said(self: Messages, me: ObjectId, id: ObjectId, *where: Any) -> Any:
+        found = await page(self, me, id, *where)
         await write(str(id))
         return found
 
     monkeypatch.setattr(export, "AT_ONCE", 1)
     monkeypatch.setattr(export, "shown_conversations", shown)
-    monkeypatch.setattr(Conversations, "messages", said)
+    monkeypatch.setattr(Messages, "page", said)
     found = await ann.json("GET", "/me/export")
     assert sorted(each["id"] for each in found["conversations"]) == sorted(talks)
     before = Counter(

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 from bson import ObjectId
 from pydantic_core import to_json
 
-from app.inbox.conversations import Conversation, Message
 from app.inbox.notifications import Notification
+from app.inbox.sides import Conversation, Message
 from app.live.position import PAGE, Has
 from app.live.presence import Presence
 from app.models import Person, StatusRow

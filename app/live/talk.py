@@ -6,7 +6,9 @@ from functools import partial
 from bson import ObjectId
 
 from app.batched import batched
-from app.inbox.conversations import Change, Conversations, Message
+from app.inbox.changes import Change, Changes
+from app.inbox.conversations import Conversations
+from app.inbox.sides import Message
 from app.live.position import Has
 from app.live.presence import Presence, Presences
 from app.live.steps import Faces, Persons, Step, as_json, counted
@@ -21,13 +23,16 @@ MOST_OTHERS = 200  # people whose names and presence are told: the last to whom 
 class Talk:
     """The conversations of those who are here. There is one instance per process."""
 
-    def __init__(self, conversations: Conversations, people: People, presences: Presences, faces: Faces) -> None:
-        self._conversations, self._people, self._presences, self._faces = conversations, people, presences, faces
+    def __init__(
+        self, conversations: Conversations, changes: Changes, people: People, presences: Presences, faces: Faces
+    ) -> None:
+        self._conversations, self._changes = conversations, changes
+        self._people, self._presences, self._faces = people, presences, faces
 
     async def between(self, me: ObjectId, after: int, to: int) -> list[Step]:
         if to <= after:
             return []
-        changes = await self._conversations.changes(me, after, to, MOST)
+        changes = await self._changes.between(me, after, to, MOST)
         whats = [change.what for change in changes]
         others = {what.who if isinstance(what, Message) else what.other for what in whats}
         people = await self._people.by_ids({me, *others}) if changes else {}
@@ -63,7 +68,7 @@ class Talk:
 
     async def _tell(self, here: Watchers, some: Sequence[Watcher], about: Collection[ObjectId]) -> None:
         reads, after = {w: w.reads for w in some}, {w.me: w.has.seq or 0 for w in some}
-        news, names = await self._conversations.news(after, about)
+        news, names = await self._changes.untold(after, about)
         concerned = {id for me, each in news.items() for id in (me, *each.others)}
         people = await self._people.by_ids(concerned, names)
         for watcher in some:

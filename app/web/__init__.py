@@ -13,7 +13,9 @@ from starlette.types import ASGIApp
 from app.accounts import Accounts
 from app.config import Config
 from app.departures import keep_clearing
+from app.inbox.changes import Changes
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.inbox.pictures import Pictures
@@ -113,7 +115,7 @@ def _services(stack: Stack, timelines: Timelines) -> Services:
     accounts, notifications, conversations = Accounts(stack), Notifications(stack), Conversations(stack)
     timelines.outbox.add(Notifier(stack, timelines.outbox))
     people, presences = People(stack), Presences(stack, partial(_hinted, stack, "presence"))
-    talk = Talk(conversations, people, presences, schemas)
+    talk = Talk(conversations, Changes(stack), people, presences, schemas)
     theirs = people, accounts, notifications, presences, schemas
     rate, config = stack.rates.rate, stack.config
     refused = "Too many live streams were refused to strangers where you are."
@@ -126,6 +128,7 @@ def _services(stack: Stack, timelines: Timelines) -> Services:
         statuses=Statuses(stack, timelines.outbox),
         notifications=notifications,
         conversations=conversations,
+        messages=Messages(stack),
         pictures=Pictures(stack),
         presences=presences,
         hub=Hub(stack, timelines, *theirs, conversations.unread, sent_live, talk=talk),

@@ -321,9 +321,7 @@ async def conversations(call: Call) -> Reply:
 
 async def messages(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    found, next_ = await call.services.conversations.messages(
-        call.me.id, _conversation_id(call), walk.before, walk.limit
-    )
+    found, next_ = await call.services.messages.page(call.me.id, _conversation_id(call), walk.before, walk.limit)
     people = await call.services.people.by_ids({one.who for one in found})
     return Reply(200, {"messages": [schemas.message(one, people) for one in found], "next": next_})
 
@@ -332,13 +330,13 @@ async def send(call: Call) -> Reply:
     asked: schemas.NewMessage = call.body
     image = ObjectId(asked.image.removeprefix(schemas.IMAGES)) if asked.image else None
     where = _conversation_id(call)
-    sent, created = await call.services.conversations.send(call.me.id, where, asked.client_id, asked.text, image)
+    sent, created = await call.services.messages.send(call.me.id, where, asked.client_id, asked.text, image)
     return Reply(201 if created else 200, schemas.message(sent, call.people))
 
 
 async def receive(call: Call) -> Reply:
     asked: schemas.Receipt = call.body
-    await call.services.conversations.receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
+    await call.services.messages.receive(call.me.id, _conversation_id(call), asked.delivered, asked.read)
     return DONE
 
 
@@ -346,7 +344,7 @@ async def delete_message(call: Call) -> Reply:
     text: str = call.request.path_params["seq"]
     if not re.fullmatch(schemas.SEQ_PATTERN, text):
         raise NotFound("You have no such message.")
-    await call.services.conversations.delete(call.me.id, _conversation_id(call), int(text))
+    await call.services.messages.delete(call.me.id, _conversation_id(call), int(text))
     return DONE
 
 

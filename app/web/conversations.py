@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooMany
-from app.inbox.conversations import TEXT_LIMIT, Message, Place
+from app.inbox.messages import TEXT_LIMIT
 from app.inbox.pictures import LARGEST, TYPES
+from app.inbox.sides import Message, Place
 from app.models import Account
 from app.web.done import done
 from app.web.picture import PictureResponse
@@ -85,11 +86,11 @@ async def _conversation(
     beside: str = "text",
 ) -> Response:
     """Render a conversation. `beside`: the field that was refused."""
-    talk = services(request).conversations
-    found = await talk.conversation(me.id, id)
-    messages, next_ = await talk.messages(me.id, id, before, MESSAGES_A_PAGE)
+    here = services(request)
+    found = await here.conversations.by_id(me.id, id)
+    messages, next_ = await here.messages.page(me.id, id, before, MESSAGES_A_PAGE)
     if before is None and _is_looked_at(request) and messages:
-        await talk.receive(me.id, id, None, messages[0].seq)
+        await here.messages.receive(me.id, id, None, messages[0].seq)
         await _count_again(request, me)
     people = await services(request).people.by_ids({me.id, found.other})
     problem = problem_of(refused) if refused else None
@@ -158,7 +159,7 @@ async def send(request: Request, me: Account) -> Response:
     text, by_outbox = field(form, "text"), field(form, "by") == "outbox"
     try:
         await services(request).writes.count(me.id)
-        await services(request).conversations.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
+        await services(request).messages.send(me.id, id, _client_id(form, text.encode(errors="replace")), text)
     except (Invalid, Forbidden, Conflict, TooMany, NotFound) as error:
         if by_outbox:
             return problem_of(error).response()
@@ -201,14 +202,14 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     type: Any = (file.content_type or "").lower()
     if type not in TYPES or file.size > LARGEST:
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
-    talk, pictures, id = services(request).conversations, services(request).pictures, _id_of(request)
-    await talk.check_is_open(me.id, id)
-    await services(request).uploads.count(me.id)
+    here, id = services(request), _id_of(request)
+    await here.conversations.check_is_open(me.id, id)
+    await here.uploads.count(me.id)
     data = await file.read()
-    _, upload = await pictures.address(me.id, type, len(data))
-    await pictures.store(upload, data)
+    _, upload = await here.pictures.address(me.id, type, len(data))
+    await here.pictures.store(upload, data)
     try:
-        await talk.send(me.id, id, _client_id(form, data), None, upload.id)
+        await here.messages.send(me.id, id, _client_id(form, data), None, upload.id)
     except Conflict:  # the same form once more: it has been sent, and what has come now goes after a day
         return
 
@@ -217,14 +218,14 @@ async def receipt(request: Request, me: Account) -> Response:
     """Note what a page has got without showing it; a page that shows messages has them noted as read."""
     form = await changing(request, me)
     delivered = number_in_text(field(form, "delivered"), DIGITS)
-    await services(request).conversations.receive(me.id, _id_of(request), delivered, None)
+    await services(request).messages.receive(me.id, _id_of(request), delivered, None)
     return Response(status_code=204)
 
 
 async def delete(request: Request, me: Account) -> Response:
     await changing(request, me)
     seq = number_in_text(request.path_params["seq"], DIGITS)
-    await services(request).conversations.delete(me.id, _id_of(request), seq)
+    await services(request).messages.delete(me.id, _id_of(request), seq)
     return done(request, _path(_id_of(request)), "deleted")
 
 

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 
 from app.clock import LAST_ID
-from app.inbox.conversations import Conversation
+from app.inbox.sides import Conversation
 from app.models import Account, Person, User
 from app.web import schemas
 from app.web.state import in_time, services
@@ -76,7 +76,7 @@ async def shown_conversations(request: Request, me: Account, found: Sequence[Con
 
 def _lists(request: Request, me: Account) -> dict[str, Walk]:
     here = services(request)
-    inbox, talk = here.notifications, here.conversations
+    inbox = here.notifications
 
     async def statuses(before: ObjectId | None) -> Items:
         rows, cursor = await here.statuses.by_author(me.id, me.id, before=before, limit=AT_ONCE)
@@ -101,7 +101,7 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         return [schemas.notification(one, everybody) for one in shown], cursor
 
     async def conversations(before: ObjectId | None) -> Items:
-        found = await talk.older_than(me.id, before or LAST_ID, AT_ONCE)
+        found = await here.conversations.older_than(me.id, before or LAST_ID, AT_ONCE)
         return await shown_conversations(request, me, found), found[-1].id if found else None
 
     async def messages(at: tuple[list[ObjectId], int | None] | None) -> Items:
@@ -109,13 +109,13 @@ def _lists(request: Request, me: Account) -> dict[str, Walk]:
         ids, before = at or (await ids_below(LAST_ID), None)
         if not ids:
             return [], None
-        some, last = await talk.messages(me.id, ids[0], before, AT_ONCE)
+        some, last = await here.messages.page(me.id, ids[0], before, AT_ONCE)
         everybody = await here.people.by_ids({each.who for each in some})
         items = [{"conversation": str(ids[0]), "message": schemas.message(each, everybody)} for each in some]
         return items, (ids, last) if last else (ids[1:] or await ids_below(ids[0]), None)
 
     async def ids_below(before: ObjectId) -> list[ObjectId]:
-        return [one.id for one in await talk.older_than(me.id, before, AT_ONCE)]
+        return [one.id for one in await here.conversations.older_than(me.id, before, AT_ONCE)]
 
     return {
         "statuses": statuses,

@@ -22,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from app import models
 from app.accounts import NAME_LENGTH, PASSWORD_LENGTHS, checked_handle, checked_name, checked_password
 from app.errors import Invalid
-from app.inbox import conversations, notifications, pictures
+from app.inbox import conversations, messages, notifications, pictures, sides
 from app.inbox.notifications import MOST_UNREAD
 from app.live import presence as presences
 from app.models import Audience, NotificationKind, StatusRow, User
@@ -54,7 +54,7 @@ def _described(**schema: object) -> WithJsonSchema:
 
 
 TEXT_PATTERN = _pattern(r"\u0000", TEXT_LIMIT)
-MESSAGE_PATTERN = _pattern(r"\u0000", conversations.TEXT_LIMIT)
+MESSAGE_PATTERN = _pattern(r"\u0000", messages.TEXT_LIMIT)
 NAME_PATTERN = _pattern(r"\u0000-\u001f\u007f-\u009f\u2028\u2029", NAME_LENGTH, blank=True)
 ID_PATTERN = "^[0-9a-fA-F]{24}$"
 IMAGES = "/api/v1/images/"
@@ -229,17 +229,17 @@ UPLOAD_PATTERN = f"^[A-Za-z0-9_-]{{{pictures.ADDRESS_LENGTH}}}$"
 SEQ_PATTERN = "^[1-9][0-9]{0,8}$"
 
 
-def _place(given: object) -> conversations.Place:
+def _place(given: object) -> sides.Place:
     try:
-        return conversations.Place.of(str(given))
+        return sides.Place.of(str(given))
     except ValueError:
         raise PydanticCustomError("cursor", "Not the `next` of a page.") from None
 
 
 Place = Annotated[
-    conversations.Place,
+    sides.Place,
     PlainValidator(_place),
-    WithJsonSchema({"type": "string", "pattern": conversations.PLACE_PATTERN}),
+    WithJsonSchema({"type": "string", "pattern": sides.PLACE_PATTERN}),
 ]
 
 
@@ -256,8 +256,8 @@ class NewMessage(Given):
     client_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")] = Field(
         description="yours: the same again is answered with the message stored the first time"
     )
-    text: Annotated[str, _as(conversations.checked_text), _described(pattern=MESSAGE_PATTERN)] | None = Field(
-        None, description=f"1 to {conversations.TEXT_LIMIT} code points after trimming, one of which can be seen"
+    text: Annotated[str, _as(messages.checked_text), _described(pattern=MESSAGE_PATTERN)] | None = Field(
+        None, description=f"1 to {messages.TEXT_LIMIT} code points after trimming, one of which can be seen"
     )
     image: Annotated[str, StringConstraints(pattern=f"^{IMAGES}[0-9a-f]{{24}}$")] | None = Field(
         None, description="a finished upload of yours, which is in no other message"
@@ -438,10 +438,10 @@ class Message(BaseModel):
     text: str | None
     image: str | None = Field(description="its address; both null: the message has been deleted")
     created_at: Time
-    state: conversations.State = Field(description="of what you got: yours")
+    state: sides.State = Field(description="of what you got: yours")
 
 
-def message(one: conversations.Message, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
+def message(one: sides.Message, people: Mapping[ObjectId, models.Person]) -> dict[str, Any]:
     """Return a `Message` as JSON."""
     return {
         "seq": one.seq,
@@ -478,9 +478,7 @@ class Conversation(BaseModel):
     silenced: bool | None = Field(None, description="true where you have silenced it, else left out")
 
 
-def conversation(
-    one: conversations.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen
-) -> dict[str, Any]:
+def conversation(one: sides.Conversation, people: Mapping[ObjectId, models.Person], seen: Seen) -> dict[str, Any]:
     """Return a `Conversation` as JSON."""
     other = people[one.other]
     return {

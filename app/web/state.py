@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from app.accounts import Accounts
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.pictures import Pictures
 from app.live.hub import Hub
@@ -44,6 +45,7 @@ class Services:
     statuses: Statuses
     notifications: Notifications
     conversations: Conversations
+    messages: Messages
     pictures: Pictures
     presences: Presences
     hub: Hub

@@ -11,8 +11,11 @@ from bson import ObjectId
 
 from app.clock import LAST_ID
 from app.errors import Conflict, Forbidden, Invalid, NotFound
-from app.inbox import conversations
-from app.inbox.conversations import MESSAGES, Conversation, Conversations, Message
+from app.inbox import changes, conversations
+from app.inbox.changes import Changes
+from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
+from app.inbox.sides import MESSAGES, Conversation, Message
 from app.stack import Hint
 from app.stack.cost import counted
 from app.stack.mongodb.stand_in import is_stand_in
@@ -30,7 +33,8 @@ class Talk:
     def __init__(self, world: World) -> None:
         self.world, self.ids = world, world.ids
         self.told: list[str] = []
-        self.conversations = Conversations(world.stack)
+        self.conversations, self.messages = Conversations(world.stack), Messages(world.stack)
+        self.changes = Changes(world.stack)
         world.stack.bus.tell = self._hear  # type: ignore[method-assign]
 
     def _hear(self, *hints: Hint) -> None:
@@ -44,21 +48,21 @@ class Talk:
 
     async def send(self, me: str, id: ObjectId, text: str, client_id: str | None = None) -> Message:
         self.world.clock.advance(1)
-        sent, _ = await self.conversations.send(self.ids[me], id, client_id or text, text)
+        sent, _ = await self.messages.send(self.ids[me], id, client_id or text, text)
         return sent
 
     async def receive(self, me: str, id: ObjectId, delivered: int | None = None, read: int | None = None) -> None:
-        await self.conversations.receive(self.ids[me], id, delivered, read)
+        await self.messages.receive(self.ids[me], id, delivered, read)
 
     async def of(self, me: str, id: ObjectId) -> Conversation:
-        return await self.conversations.conversation(self.ids[me], id)
+        return await self.conversations.by_id(self.ids[me], id)
 
-    async def messages(self, me: str, id: ObjectId, limit: int = 20) -> list[Message]:
+    async def transcript(self, me: str, id: ObjectId, limit: int = 20) -> list[Message]:
         """All of them, newest first: the same in pages of any length, each full but for the last."""
         found: list[Message] = []
         before: int | None = None
         while True:
-            page, before = await self.conversations.messages(self.ids[me], id, before, limit)
+            page, before = await self.messages.page(self.ids[me], id, before, limit)
             found += page
             if before is None:
                 break
@@ -88,8 +92,8 @@ async def talk(world: World) -> Talk:
 
 async def said(talk: Talk, me: str, id: ObjectId) -> list[tuple[str | None, str]]:
     """Texts and states, oldest first; the same in pages of any length."""
-    found = await talk.messages(me, id)
-    assert await talk.messages(me, id, limit=2) == found
+    found = await talk.transcript(me, id)
+    assert await talk.transcript(me, id, limit=2) == found
     return [(one.text, one.state) for one in reversed(found)]
 
 
@@ -104,7 +108,7 @@ async def test_messages_are_numbered_and_their_sender_sees_how_far_they_are(talk
             "sent",
         )
     assert talk.told == ["ann", *("ann", "ben") * 2, "ben", "ann", "ann", "ben"]
-    assert [one.client_id for one in await talk.messages("ann", id)] == ["ann 4", None, "ann 2", "ann 1"]
+    assert [one.client_id for one in await talk.transcript("ann", id)] == ["ann 4", None, "ann 2", "ann 1"]
     talk.told.clear()
     await talk.receive("ben", id, delivered=4, read=1)
     assert talk.told == ["ben", "ann"]
@@ -138,17 +142,17 @@ async def test_a_message_that_is_sent_again_is_the_same_message(talk: Talk) -> N
     first = await talk.send("ann", id, "hello", "1")
     await talk.send("ben", id, "hi", "1")
     await talk.send("ann", elsewhere, "somebody else", "1")
-    other_process = Conversations(talk.world.stack)
+    other_process = Messages(talk.world.stack)
     assert await other_process.send(talk.ids["ann"], id, "1", " hello ") == (first, False)
     with pytest.raises(Conflict):
         await talk.send("ann", id, "goodbye", "1")
     assert [text for text, _ in await said(talk, "ben", id)] == ["hello", "hi"]
-    await talk.conversations.delete(talk.ids["ann"], id, 1)
+    await talk.messages.delete(talk.ids["ann"], id, 1)
     again, created = await other_process.send(talk.ids["ann"], id, "1", "hello")
     assert (again.seq, again.text, created) == (1, None, False), "a late retry brings nothing back"
     with pytest.raises(Conflict):
         await other_process.send(talk.ids["ann"], id, "1", "goodbye")
-    restored = Conversations(replace(talk.world.stack, secret=b"of another database, by a restore"))
+    restored = Messages(replace(talk.world.stack, secret=b"of another database, by a restore"))
     assert await restored.send(talk.ids["ann"], id, "1", "hello") == (again, False)
     forgotten = {"$unset": {"digest": ""}}  # as a process left it that knew no digest
     await talk.world.stack.db[MESSAGES].update_one({"conversation": id, "deleted": True}, forgotten)
@@ -158,7 +162,7 @@ async def test_a_message_that_is_sent_again_is_the_same_message(talk: Talk) -> N
 async def test_many_send_at_once_from_several_processes(talk: Talk) -> None:
     """The same messages from each of them, as after answers that got lost."""
     id = await talk.open("ann", "ben")
-    processes = [Conversations(talk.world.stack) for _ in range(3)]
+    processes = [Messages(talk.world.stack) for _ in range(3)]
     texts = [(me, f"{me} {n}") for me in ("ann", "ben") for n in range(4)]
     sent = await asyncio.gather(
         *(process.send(talk.ids[me], id, text, text) for process in processes for me, text in texts),
@@ -166,7 +170,7 @@ async def test_many_send_at_once_from_several_processes(talk: Talk) -> None:
     )
     stored = [one for one in sent if one]
     assert sum(created for _, created in stored) == len(texts)
-    found = await talk.messages("ann", id)
+    found = await talk.transcript("ann", id)
     assert sorted(str(one.text) for one in found) == sorted(text for _, text in texts)
     assert {one.text: one.seq for one in found} == {message.text: message.seq for message, _ in stored}
     assert [(await talk.of(me, id)).unread for me in ("ann", "ben")] == [4, 4]
@@ -183,7 +187,7 @@ async def test_nothing_new_goes_across_a_block(talk: Talk) -> None:
                 await talk.send(me, id, "more")
             with pytest.raises(Forbidden):
                 await talk.open(me, "ben" if me == "ann" else "ann")
-        assert await talk.send("ann", id, "hello") == (await talk.messages("ann", id))[0], "it had been sent before"
+        assert await talk.send("ann", id, "hello") == (await talk.transcript("ann", id))[0], "it had been sent before"
     talk.told.clear()
     await talk.receive("ben", id, read=1)
     assert talk.told == ["ben"]
@@ -239,11 +243,12 @@ async def test_one_wrong_clock_dates_no_message_but_its_own(talk: Talk) -> None:
 async def test_unread_conversations_are_counted_up_to_the_same_number_everywhere(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversations, "MOST_UNREAD", 1)
+    for room in (conversations, changes):
+        monkeypatch.setattr(room, "MOST_UNREAD", 1)
     ben = talk.ids["ben"]
     for name in ("ann", "cat"):
         await talk.send(name, await talk.open(name, "ben"), "hello")
-    told, _ = await talk.conversations.news({ben: 0}, [])
+    told, _ = await talk.changes.untold({ben: 0}, [])
     _, _, unread = await talk.conversations.page(ben, None, 20)
     assert (told[ben].unread, unread) == (1, 1)
 
@@ -268,10 +273,10 @@ async def test_a_deleted_message_keeps_its_number(talk: Talk) -> None:
         await talk.send("ann", id, text)
     for me, seq in (("ben", 2), ("ann", 4), ("ann", 0)):
         with pytest.raises(NotFound):
-            await talk.conversations.delete(talk.ids[me], id, seq)
-    await talk.conversations.delete(talk.ids["ann"], id, 2)
+            await talk.messages.delete(talk.ids[me], id, seq)
+    await talk.messages.delete(talk.ids["ann"], id, 2)
     with pytest.raises(NotFound):
-        await talk.conversations.delete(talk.ids["ann"], id, 2)
+        await talk.messages.delete(talk.ids["ann"], id, 2)
     assert await said(talk, "ben", id) == [("one", "sent"), (None, "sent"), ("three", "sent")]
     assert (await talk.of("ben", id)).unread == 3
     stored = await talk.world.stack.db[MESSAGES].find().to_list(None)
@@ -283,11 +288,11 @@ async def test_whose_conversation_it_is_not_finds_nothing(talk: Talk) -> None:
     await talk.send("ann", id, "hello")
     for where in (id, talk.ids["ann"]):
         for attempt in (
-            talk.conversations.messages(cat, where, None, 20),
-            talk.conversations.conversation(cat, where),
-            talk.conversations.send(cat, where, "1", "hello"),
-            talk.conversations.receive(cat, where, 1, None),
-            talk.conversations.delete(cat, where, 1),
+            talk.messages.page(cat, where, None, 20),
+            talk.conversations.by_id(cat, where),
+            talk.messages.send(cat, where, "1", "hello"),
+            talk.messages.receive(cat, where, 1, None),
+            talk.messages.delete(cat, where, 1),
             talk.conversations.silence(cat, where, True),
         ):
             with pytest.raises(NotFound):
@@ -300,7 +305,7 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     await talk.send("ann", id, "one")
     await talk.send("ben", id, "two")
     await talk.receive("ben", id, read=2)
-    await talk.conversations.delete(talk.ids["ann"], id, 1)
+    await talk.messages.delete(talk.ids["ann"], id, 1)
     db = talk.world.stack.db
 
     async def told(collection: str, who: str) -> list[int]:
@@ -311,14 +316,14 @@ async def test_everything_that_concerns_somebody_has_a_number_of_theirs(talk: Ta
     assert await told("conversations", "ann") == [4]
     assert await told("messages", "ben") == [4, 2]
     assert await told("conversations", "ben") == [3]
-    changes = await talk.conversations.changes(talk.ids["ann"], 3, 5, 10)
-    assert sorted(change[:2] for change in changes) == [(4, id), (5, id)], "the receipt, and the deleted message"
+    found = await talk.changes.between(talk.ids["ann"], 3, 5, 10)
+    assert sorted(change[:2] for change in found) == [(4, id), (5, id)], "the receipt, and the deleted message"
     ann, ben, cat = (talk.ids[name] for name in PEOPLE)
     for about in ([id], []):
-        news, _ = await talk.conversations.news({ann: 3, ben: 2, cat: 0}, about)
+        news, _ = await talk.changes.untold({ann: 3, ben: 2, cat: 0}, about)
         numbers = {me: [change.seq for change in each.changes] for me, each in news.items()}
         assert numbers == {ann: [4, 5], ben: [3, 4], cat: []}
-        assert (news[ann].changes, news[ann].others, news[cat].others) == (sorted(changes), {ben}, set())
+        assert (news[ann].changes, news[ann].others, news[cat].others) == (sorted(found), {ben}, set())
     assert await talk.conversations.others(talk.ids["ann"], 5) == [talk.ids["ben"]]
 
 
@@ -334,8 +339,8 @@ async def test_what_the_walkthrough_says_that_a_conversation_costs(talk: Talk) -
         ("the same message again", lambda: talk.send("ann", id, "one"), False),
         ("a receipt that moves a mark", lambda: talk.receive("ben", id, read=1), True),
         ("a receipt that comes late", lambda: talk.receive("ben", id, delivered=1), False),
-        ("a page of messages", lambda: talk.conversations.messages(talk.ids["ben"], id, None, 20), False),
-        ("what is new for somebody who was away", lambda: talk.conversations.changes(talk.ids["ben"], 0, 1, 20), False),
+        ("a page of messages", lambda: talk.messages.page(talk.ids["ben"], id, None, 20), False),
+        ("what is new for somebody who was away", lambda: talk.changes.between(talk.ids["ben"], 0, 1, 20), False),
     ):
         with counted() as cost:
             await work()

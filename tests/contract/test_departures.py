@@ -14,6 +14,7 @@ from app.departures import LINGER_S, clear_departures, depart
 from app.errors import Forbidden, NoAccount, NotFound, WrongPassword
 from app.inbox.conversations import Conversations
 from app.inbox.mentions import seen_mentions
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.models import Account, Person
@@ -342,18 +343,19 @@ def test_no_transaction_outlives_the_last_round() -> None:
 
 async def test_what_is_done_later_makes_nothing_of_it_anew(town: World) -> None:
     """A worker was away and handles what was done to them before; and somebody deletes what they had said to them."""
-    ann, zoe, conversations = town.ids["ann"], town.ids["zoe"], Conversations(town.stack)
+    ann, zoe = town.ids["ann"], town.ids["zoe"]
+    conversations, messages = Conversations(town.stack), Messages(town.stack)
     talk, _ = await conversations.open(ann, zoe)
-    await conversations.send(ann, talk.id, "1", "hello")
+    await messages.send(ann, talk.id, "1", "hello")
     await town.relations.unfollow(ann, zoe)
     await town.relations.follow(ann, zoe)
     await leave(town, "zoe")
     await cleared(town)
     await town.drain()
-    for said in (conversations.send(ann, talk.id, "2", "more"), conversations.check_is_open(ann, talk.id)):
+    for said in (messages.send(ann, talk.id, "2", "more"), conversations.check_is_open(ann, talk.id)):
         with pytest.raises(Forbidden, match="has been deleted"):  # not: one of you blocks the other
             await said
-    await conversations.delete(ann, talk.id, 1)
+    await messages.delete(ann, talk.id, 1)
     left = await rows_that_name(town, zoe)
     assert left.keys() <= {"notifications", "conversations", "messages"}, "what others keep"
     assert {row["whom"] for row in left.get("notifications", ())} <= {ann, town.ids["ben"]}

@@ -21,6 +21,7 @@ from app.departures import depart
 from app.errors import Conflict, Invalid, NotFound, TooMany
 from app.inbox import pictures
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.pictures import ADDRESS_S, FORMATS, IMAGES, UNSENT, Pictures, Type, made_anew
 from app.stack.mongodb.stand_in import is_stand_in
 from tests.contract.test_departures import cleared
@@ -281,7 +282,8 @@ class Album:
 
     def __init__(self, world: World) -> None:
         self.world, self.ids = world, world.ids
-        self.pictures, self.conversations = Pictures(world.stack), Conversations(world.stack)
+        self.conversations, self.messages = Conversations(world.stack), Messages(world.stack)
+        self.pictures = Pictures(world.stack)
 
     async def upload(self, who: str, data: bytes | None = None, type: Type = "image/png") -> ObjectId:
         data = data or drawn(type)
@@ -312,29 +314,29 @@ async def album(world: World) -> Album:
 
 
 async def test_a_picture_is_sent_once_and_seen_by_the_two(album: Album) -> None:
-    conversations, (ann, ben, cat) = album.conversations, album.ids.values()
+    conversations, messages, (ann, ben, cat) = album.conversations, album.messages, album.ids.values()
     talk, _ = await conversations.open(ann, ben)
     other, _ = await conversations.open(ann, cat)
     picture = await album.upload("ann")
     assert await album.seen(picture) == ["ann"]
     for not_yours in (picture, ObjectId()):
         with pytest.raises(Invalid):
-            await conversations.send(ben, talk.id, "1", "mine", not_yours)
-    sent, _ = await conversations.send(ann, talk.id, "1", None, picture)
+            await messages.send(ben, talk.id, "1", "mine", not_yours)
+    sent, _ = await messages.send(ann, talk.id, "1", None, picture)
     assert (sent.seq, sent.image) == (1, picture)
-    assert await conversations.send(ann, talk.id, "1", None, picture) == (sent, False), "also again"
+    assert await messages.send(ann, talk.id, "1", None, picture) == (sent, False), "also again"
     for where, client_id in ((talk.id, "2"), (other.id, "1")):
         with pytest.raises(Invalid):
-            await conversations.send(ann, where, client_id, None, picture)
+            await messages.send(ann, where, client_id, None, picture)
     assert await album.seen(picture) == ["ann", "ben"]
     await album.world.relations.block(ben, ann)
     assert await album.seen(picture) == ["ann", "ben"], "history stays"
-    await conversations.delete(ann, talk.id, 1)
+    await messages.delete(ann, talk.id, 1)
     assert await album.seen(picture) == []
-    again, created = await conversations.send(ann, talk.id, "1", None, picture)
+    again, created = await messages.send(ann, talk.id, "1", None, picture)
     assert (again.seq, again.image, created) == (1, None, False)
     with pytest.raises(Conflict):
-        await conversations.send(ann, talk.id, "1", "a text", None)
+        await messages.send(ann, talk.id, "1", "a text", None)
     stored = await album.world.stack.db[IMAGES].find_one({"_id": picture})
     assert "data" not in (stored or {})
 
@@ -361,10 +363,10 @@ async def test_two_messages_at_once_want_the_same_picture(album: Album) -> None:
     ann, ben, cat = album.ids.values()
     places = [(await album.conversations.open(ann, other))[0].id for other in (ben, cat)]
     picture = await album.upload("ann")
-    sending = (album.conversations.send(ann, place, "1", None, picture) for place in places)
+    sending = (album.messages.send(ann, place, "1", None, picture) for place in places)
     first, second = await asyncio.gather(*sending, return_exceptions=True)
     assert sorted([isinstance(first, Invalid), isinstance(second, Invalid)]) == [False, True]
-    seqs = [(await album.conversations.messages(ann, place, None, 20))[0] for place in places]
+    seqs = [(await album.messages.page(ann, place, None, 20))[0] for place in places]
     assert sorted(map(len, seqs)) == [0, 1]
     assert len(await album.seen(picture)) == 2
 
@@ -399,13 +401,13 @@ async def test_what_nobody_sent_is_gone_after_a_day(album: Album) -> None:
     ann, ben, _ = album.ids.values()
     talk, _ = await album.conversations.open(ann, ben)
     sent, kept = await album.upload("ann"), await album.upload("ann")
-    await album.conversations.send(ann, talk.id, "1", None, sent)
+    await album.messages.send(ann, talk.id, "1", None, sent)
     images = album.world.stack.db[IMAGES]
     until = {row["_id"]: row.get("until") for row in await images.find().to_list(None)}
     assert until == {sent: None, kept: album.world.clock.now() + UNSENT}
     album.world.clock.advance(UNSENT.total_seconds())
     with pytest.raises(Invalid):  # MongoDB comes by once a minute
-        await album.conversations.send(ann, talk.id, "2", None, kept)
+        await album.messages.send(ann, talk.id, "2", None, kept)
     if is_stand_in(album.world.stack.db):
         await images.update_one({"_id": kept}, {"$set": {"until": NOON - UNSENT}})
         assert await album.seen(kept) == []
@@ -419,7 +421,7 @@ async def test_what_was_not_sent_goes_with_the_account(album: Album) -> None:
     ann, ben, _ = album.ids.values()
     talk, _ = await album.conversations.open(ann, ben)
     sent = await album.upload("ann")
-    await album.conversations.send(ann, talk.id, "1", None, sent)
+    await album.messages.send(ann, talk.id, "1", None, sent)
     others = await album.upload("ben")
     await album.upload("ann")
     address, _ = await album.pictures.address(ann, "image/png", 1)
@@ -434,27 +436,28 @@ async def test_what_was_not_sent_goes_with_the_account(album: Album) -> None:
 
 async def test_a_conversation_goes_with_the_last_of_the_two(album: Album) -> None:
     """With what was said and its pictures. One in which nothing was said goes with whoever began it."""
-    conversations, world, (ann, ben, cat) = album.conversations, album.world, album.ids.values()
+    conversations, messages, world = album.conversations, album.messages, album.world
+    ann, ben, cat = album.ids.values()
     talk, _ = await conversations.open(ann, ben)
     for n in range(3):
         who = ("ann", "ben")[n % 2]
-        await conversations.send(album.ids[who], talk.id, str(n), "hello", await album.upload(who))
+        await messages.send(album.ids[who], talk.id, str(n), "hello", await album.upload(who))
     await conversations.open(ann, cat)
     kept, _ = await conversations.open(cat, ann)
     assert kept.last is None
     other, _ = await conversations.open(ben, cat)
-    await conversations.send(ben, other.id, "1", "for cat")
+    await messages.send(ben, other.id, "1", "for cat")
     await world.relations.block(ann, ben)
     await depart(world.stack.db, world.clock, ann)
     await cleared(world)
-    assert len((await conversations.messages(ben, talk.id, None, 20))[0]) == 3
+    assert len((await messages.page(ben, talk.id, None, 20))[0]) == 3
     assert [one.id for one in (await conversations.page(ben, None, 20))[0]] == [other.id, talk.id]
     await depart(world.stack.db, world.clock, ben)
     await cleared(world)
     left = await world.dump()
     assert [[row["_id"] for row in left[name]] for name in ("conversations", "images")] == [[other.id], []]
     assert [row["conversation"] for row in left["messages"]] == [other.id]
-    assert [message.text for message in (await conversations.messages(cat, other.id, None, 20))[0]] == ["for cat"]
+    assert [message.text for message in (await messages.page(cat, other.id, None, 20))[0]] == ["for cat"]
 
 
 async def test_only_so_many_arrive_at_once(album: Album) -> None:

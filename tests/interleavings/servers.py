@@ -15,9 +15,9 @@ from bson import ObjectId
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from app.edges import DEPARTURES, MARKERS, NAMES, VERSIONS
-from app.inbox.conversations import CONVERSATIONS, MESSAGES
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
 from app.inbox.pictures import IMAGES
+from app.inbox.sides import CONVERSATIONS, MESSAGES
 from app.stack.bus import Hint, Listener, MemoryBus
 from app.stack.memcached import MemcachedStandIn
 from app.stack.mongodb.find import Find

@@ -8,7 +8,9 @@ from bson import ObjectId
 from app.departures import clear_departures, depart
 from app.errors import Forbidden, Invalid, NotFound
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.pictures import IMAGES, UNSENT
+from app.stack import Stack
 from tests.interleavings.scheduler import ACTOR, Schedule
 from tests.interleavings.stage import Act, Process, Race, Town, in_turn
 
@@ -23,21 +25,20 @@ async def nobody_talks(town: Town) -> None:
 
 async def talk(town: Town) -> None:
     await nobody_talks(town)
-    talk = Conversations(town.stack)
-    found, _ = await talk.open(town.ids["ann"], town.ids["zoe"])
-    await talk.send(town.ids["zoe"], found.id, "first", "hello")
+    found, _ = await Conversations(town.stack).open(town.ids["ann"], town.ids["zoe"])
+    await Messages(town.stack).send(town.ids["zoe"], found.id, "first", "hello")
 
 
-def _with(use_case: Callable[[Conversations, ObjectId, ObjectId], Awaitable[object]], who: str) -> Act:
+def _with(use_case: Callable[[Stack, ObjectId, ObjectId], Awaitable[object]], who: str) -> Act:
     async def act(process: Process) -> None:
         (row,) = process.town.rows("conversations")
-        await use_case(Conversations(process.town.stack), process.ids[who], row["_id"])
+        await use_case(process.town.stack, process.ids[who], row["_id"])
 
     return act
 
 
 def send(who: str, client_id: str = "new") -> Act:
-    sending = _with(lambda talk, me, id: talk.send(me, id, client_id, "hello"), who)
+    sending = _with(lambda stack, me, id: Messages(stack).send(me, id, client_id, "hello"), who)
 
     async def unless_ended(process: Process) -> None:
         await sending(process)
@@ -47,15 +48,15 @@ def send(who: str, client_id: str = "new") -> Act:
 
 
 def receive(who: str, read: int) -> Act:
-    return _with(lambda talk, me, id: talk.receive(me, id, None, read), who)
+    return _with(lambda stack, me, id: Messages(stack).receive(me, id, None, read), who)
 
 
 def delete(who: str) -> Act:
-    return _with(lambda talk, me, id: talk.delete(me, id, 1), who)
+    return _with(lambda stack, me, id: Messages(stack).delete(me, id, 1), who)
 
 
 def silence(who: str, on: bool) -> Act:
-    return _with(lambda talk, me, id: talk.silence(me, id, on), who)
+    return _with(lambda stack, me, id: Conversations(stack).silence(me, id, on), who)
 
 
 def open_with(other: str, me: str = "ann") -> Act:
@@ -132,7 +133,7 @@ def send_picture(other: str, client_id: str) -> Act:
     async def sending(process: Process) -> None:
         ann, town = process.ids["ann"], process.town
         (id,) = (row["_id"] for row in town.rows("conversations") if process.ids[other] in row["people"])
-        await Conversations(town.stack).send(ann, id, client_id, None, PICTURE)
+        await Messages(town.stack).send(ann, id, client_id, None, PICTURE)
 
     return sending
 

@@ -19,7 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from app.accounts import Accounts
 from app.config import Config
 from app.errors import Refused
+from app.inbox.changes import Changes
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import Notifier
 from app.live import behind, position, steps, truth
@@ -91,7 +93,7 @@ class Equation(RuleBasedStateMachine):
         self.world.timelines.outbox.add(self.notifier)
         other = await World.open(stack, self.clock)  # another process, as far as it remembers anything
         self.notifications = Notifications(stack)
-        self.conversations, self.sent = Conversations(stack), 0
+        self.conversations, self.messages, self.sent = Conversations(stack), Messages(stack), 0
         await self.world.sign_up(*NAMES)
         self.people = [self.world.ids[name] for name in NAMES]
         pairs = [(one, other) for one in self.people for other in self.people if one != other]
@@ -109,7 +111,7 @@ class Equation(RuleBasedStateMachine):
         stack.bus.tell(Hint(kind, person))
 
     def _talk(self, world: World) -> Talk:
-        return Talk(Conversations(world.stack), world.people, Presences(world.stack), schemas)
+        return Talk(Conversations(world.stack), Changes(world.stack), world.people, Presences(world.stack), schemas)
 
     def teardown(self) -> None:
         if hasattr(self, "clients"):
@@ -193,8 +195,8 @@ class Equation(RuleBasedStateMachine):
         self.act(self._talking(self.person(n), self.person(other), what, upto))
 
     async def _talking(self, me: ObjectId, other: ObjectId, what: str, upto: int) -> None:
-        talk = self.conversations
-        one, _ = await talk.open(me, other)
+        talk = self.messages
+        one, _ = await self.conversations.open(me, other)
         match what:
             case "send":
                 self.sent += 1
@@ -208,7 +210,7 @@ class Equation(RuleBasedStateMachine):
             case "delete":
                 await talk.delete(me, one.id, upto)
             case "silence" | "unsilence":
-                await talk.silence(me, one.id, what == "silence")
+                await self.conversations.silence(me, one.id, what == "silence")
 
     @rule(n=which, to=hub, comes=st.booleans(), passes_s=st.sampled_from([1, 1, 10]))
     def come_or_go(self, n: int, to: int, comes: bool, passes_s: float) -> None:

@@ -10,6 +10,7 @@ from bson import ObjectId
 
 from app.accounts import Accounts
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.live.connection import STILL_HERE, Connection, StreamEvent
 from app.live.hub import Hub
@@ -72,14 +73,13 @@ async def fetched(world: World, me: ObjectId) -> State:
 
 async def _talk(world: World, me: ObjectId) -> State:
     """Conversations, and the messages of each; of those that one got the state is not told to other devices."""
-    conversations = Conversations(world.stack)
-    found, _, unread = await conversations.page(me, None, 100)
+    found, _, unread = await Conversations(world.stack).page(me, None, 100)
     others = {one.other for one in found}
     people, seen = await world.people.by_ids({me, *others}), await Presences(world.stack).seen_by(me, others)
     talk = {}
     for one in found:
         talk[str(one.id)] = heard = _heard(json.loads(as_json(schemas.conversation(one, people, seen))))
-        for message in (await conversations.messages(me, one.id, None, 100))[0]:
+        for message in (await Messages(world.stack).page(me, one.id, None, 100))[0]:
             heard["messages"][message.seq] = _said(schemas.message(message, people))
     return {"messages_unread": unread, "talk": talk}
 

@@ -17,7 +17,9 @@ from app.accounts import TICKET_S, Accounts, digest_of
 from app.departures import clear_departures, depart
 from app.errors import TooMany
 from app.inbox import notifications
+from app.inbox.changes import Changes
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.inbox.notifications import Notifications
 from app.inbox.notifier import INBOXES, Notifier
 from app.live import hub as hubs
@@ -759,7 +761,9 @@ class Letters(Talk):
     """Conversations of which nothing is known but numbers in inboxes."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(Conversations(world.stack), world.people, Presences(world.stack), schemas)
+        super().__init__(
+            Conversations(world.stack), Changes(world.stack), world.people, Presences(world.stack), schemas
+        )
         self.world, self.letters = world, list[tuple[ObjectId, int]]()
 
     async def send(self, whom: ObjectId) -> None:
@@ -944,14 +948,15 @@ async def test_whom_a_deletion_concerns_is_asked_where_there_is_one(town: World)
 
 
 async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
-    conversations = Conversations(town.stack)
-    hub = await new_hub(town, talk=Talk(conversations, town.people, Presences(town.stack), schemas))
+    conversations, messages = Conversations(town.stack), Messages(town.stack)
+    talk = Talk(conversations, Changes(town.stack), town.people, Presences(town.stack), schemas)
+    hub = await new_hub(town, talk=talk)
     ann, ben = Client(hub, town.ids["ann"]), Client(hub, town.ids["ben"])
     for client in (ann, ben):
         await client.connect()
         client.take()
     made, _ = await conversations.open(ann.me, ben.me)
-    await conversations.send(ann.me, made.id, "c1", "hello")
+    await messages.send(ann.me, made.id, "c1", "hello")
     await settled(hub)
     assert {"message", "presence"} <= {event.name for event in ann.take()}
     heard, unread = [event for event in ben.take() if event.name != "presence"]
@@ -960,8 +965,8 @@ async def test_messages_and_receipts_are_told_to_both(town: World) -> None:
     assert (heard.name, said["conversation"]) == ("message", str(made.id))
     assert (said["message"]["text"], said["message"]["client_id"]) == ("hello", None)
     ann.leave()
-    await conversations.receive(ben.me, made.id, None, 1)
-    await conversations.send(ben.me, made.id, "c2", "yes")
+    await messages.receive(ben.me, made.id, None, 1)
+    await messages.send(ben.me, made.id, "c2", "yes")
     await ann.connect()
     _, *behind, presence = ann.take()
     assert [event.name for event in (*behind, presence)] == ["conversation", "message", "presence"]
@@ -975,17 +980,18 @@ class Chat:
     """Conversations of ann with ben and with cat, all three here, and all of it told."""
 
     def __init__(self, town: World) -> None:
-        self.town, self.talk = town, Conversations(town.stack)
+        self.town, self.conversations, self.messages = town, Conversations(town.stack), Messages(town.stack)
         self.clients: list[Client] = []
         self.with_ben, self.with_cat = ObjectId(), ObjectId()
 
     async def begin(self) -> None:
-        town, talk = self.town, self.talk
-        hub = await new_hub(town, talk=Talk(talk, town.people, Presences(town.stack), schemas))
+        town, conversations = self.town, self.conversations
+        talk = Talk(conversations, Changes(town.stack), town.people, Presences(town.stack), schemas)
+        hub = await new_hub(town, talk=talk)
         ann, *others = (town.ids[name] for name in ("ann", "ben", "cat"))
-        self.with_ben, self.with_cat = [(await talk.open(ann, other))[0].id for other in others]
+        self.with_ben, self.with_cat = [(await conversations.open(ann, other))[0].id for other in others]
         for other, id in zip(others, (self.with_ben, self.with_cat), strict=True):
-            await talk.send(other, id, "c0", "hello")
+            await self.messages.send(other, id, "c0", "hello")
         self.clients = [Client(hub, me) for me in (ann, *others)]
         for client in self.clients:
             await client.connect()
@@ -1008,16 +1014,16 @@ async def chat(town: World) -> Chat:
 
 async def test_whatever_is_said_at_once_is_looked_up_together(chat: Chat) -> None:
     """One command for messages, whoever they are for, and one more for receipts."""
-    talk, (ann, ben, cat) = chat.talk, chat.clients
-    await talk.send(ann.me, chat.with_ben, "c1", "to ben")
-    await talk.send(cat.me, chat.with_cat, "c1", "to ann")
-    await talk.send(cat.me, chat.with_cat, "c2", "again")
+    messages, (ann, ben, cat) = chat.messages, chat.clients
+    await messages.send(ann.me, chat.with_ben, "c1", "to ben")
+    await messages.send(cat.me, chat.with_cat, "c1", "to ann")
+    await messages.send(cat.me, chat.with_cat, "c2", "again")
     with counted() as cost:
         assert await chat.told() == [["message"] * 3, ["message", "unread"], ["message"] * 2]
     assert cost.mongodb == 1
-    await talk.receive(ben.me, chat.with_ben, None, 2)
-    await talk.receive(ann.me, chat.with_cat, None, 1)
-    await talk.silence(ann.me, chat.with_cat, True)
+    await messages.receive(ben.me, chat.with_ben, None, 2)
+    await messages.receive(ann.me, chat.with_cat, None, 1)
+    await chat.conversations.silence(ann.me, chat.with_cat, True)
     with counted() as cost:
         said = [["conversation", "conversation", "unread"], ["conversation", "unread"], ["conversation"]]
         assert await chat.told() == said
@@ -1032,15 +1038,15 @@ async def test_whatever_is_said_at_once_is_looked_up_together(chat: Chat) -> Non
 
 async def test_what_is_repeated_since_nobody_heard_of_it_is_told(chat: Chat) -> None:
     """Whoever did it first was killed before they could tell."""
-    town, talk, (ann, ben, _) = chat.town, chat.talk, chat.clients
+    town, messages, (ann, ben, _) = chat.town, chat.messages, chat.clients
     status = await town.post("ann", "mine")
     await town.follow("ben", "ann")
     await chat.told()
     with patch.object(town.stack.bus, "tell", lambda *_: None):
-        await talk.send(ann.me, chat.with_ben, "c1", "to ben")
+        await messages.send(ann.me, chat.with_ben, "c1", "to ben")
         await town.statuses.like(ben.me, status.id)
     assert await chat.told() == [[], [], []]
-    assert (await talk.send(ann.me, chat.with_ben, "c1", "to ben"))[1] is False
+    assert (await messages.send(ann.me, chat.with_ben, "c1", "to ben"))[1] is False
     assert await chat.told() == [["message"], ["message", "unread"], []]
     await town.statuses.like(ben.me, status.id)
     assert await chat.told() == [["likes"], ["likes"], []]
@@ -1055,21 +1061,21 @@ async def test_a_message_passes_over_nothing_that_has_a_number(chat: Chat) -> No
     with patch.object(town.stack.bus, "tell", lambda *_: None):
         await town.post("cat", "@ann look")
         await town.drain()
-    await chat.talk.send(ben.me, chat.with_ben, "c1", "seen?")
+    await chat.messages.send(ben.me, chat.with_ben, "c1", "seen?")
     assert (await chat.told())[0] == ["notification", "message"]
 
 
 async def test_ones_first_message_comes_with_whom_it_is_to(chat: Chat) -> None:
     """From another device, in a conversation that the other has opened: the list of who opened it alone had it."""
     town, (_, ben, cat) = chat.town, chat.clients
-    made, _ = await chat.talk.open(cat.me, ben.me)
+    made, _ = await chat.conversations.open(cat.me, ben.me)
     assert await chat.told() == [[], [], ["conversation", "presence"]]
-    await chat.talk.send(ben.me, made.id, "b1", "hello")
+    await chat.messages.send(ben.me, made.id, "b1", "hello")
     assert (await chat.told())[1] == ["conversation", "message", "presence"]
     for client in (ben, cat):
         client.forget_unlisted(now := await fetched(town, client.me))
         assert client.state == now
-    await chat.talk.send(ben.me, made.id, "b2", "and more")
+    await chat.messages.send(ben.me, made.id, "b2", "and more")
     assert (await chat.told())[1] == ["message"]
 
 
@@ -1078,9 +1084,9 @@ async def test_whoever_comes_back_is_told_whom_their_first_message_is_to(chat: C
     """In whatever order: the conversation has changed since, so it comes behind the message."""
     town, (_, ben, cat) = chat.town, chat.clients
     ben.leave()
-    made, _ = await chat.talk.open(cat.me, ben.me)
-    await chat.talk.send(ben.me, made.id, "b1", "hello")
-    await chat.talk.receive(cat.me, made.id, None, 1)
+    made, _ = await chat.conversations.open(cat.me, ben.me)
+    await chat.messages.send(ben.me, made.id, "b1", "hello")
+    await chat.messages.receive(cat.me, made.id, None, 1)
     await ben.connect()
     ben.take(taken)
     if taken:
@@ -1093,8 +1099,8 @@ async def test_whoever_comes_back_is_told_whom_their_first_message_is_to(chat: C
 
 async def test_somebody_new_comes_with_their_presence(chat: Chat) -> None:
     _, ben, cat = chat.clients
-    made, _ = await chat.talk.open(cat.me, ben.me)
-    await chat.talk.send(cat.me, made.id, "c1", "hello")
+    made, _ = await chat.conversations.open(cat.me, ben.me)
+    await chat.messages.send(cat.me, made.id, "c1", "hello")
     assert (await chat.told())[1] == ["message", "unread", "presence"]
 
 
@@ -1111,7 +1117,7 @@ async def test_somebody_whose_account_is_deleted_has_no_presence(chat: Chat) -> 
 async def test_who_is_renamed_is_told_so_themselves(chat: Chat) -> None:
     """Their name is on their messages, though no status of theirs is on their page."""
     town, (ann, ben, _) = chat.town, chat.clients
-    await chat.talk.send(ann.me, chat.with_ben, "c1", "hello")
+    await chat.messages.send(ann.me, chat.with_ben, "c1", "hello")
     await chat.told()
     await town.people.rename(Account(ann.me, "ann"), "Ann A.")
     assert await chat.told() == [["person"]] * 3
@@ -1170,11 +1176,11 @@ async def test_who_is_told_to_fetch_everything_is_told_of_presence_from_then_on(
     await town.sign_up("dan", *fans)
     await town.follow("ann", "dan")
     await town.follow("dan", "ann")
-    made, _ = await chat.talk.open(town.ids["dan"], ann.me)
+    made, _ = await chat.conversations.open(town.ids["dan"], ann.me)
     ann.hub.listener.missed()
     await chat.told()
     with patch.object(town.stack.bus, "tell", lambda *_: None):
-        await chat.talk.send(town.ids["dan"], made.id, "c1", "hello")
+        await chat.messages.send(town.ids["dan"], made.id, "c1", "hello")
         for fan in fans:
             await town.follow(fan, "ann")
         await town.drain()
@@ -1190,7 +1196,7 @@ async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
     """It is told anew to whoever comes back, of as many people as they have conversations with."""
     ann, ben, _ = chat.clients
     ann.leave()
-    await chat.talk.send(ben.me, chat.with_ben, "c1", "hello?")
+    await chat.messages.send(ben.me, chat.with_ben, "c1", "hello?")
     with patch.object(truth, "MOST_MISSED", 1):
         await ann.connect()
     assert [event.name for event in ann.take()] == ["ready", "message", "presence", "presence"]
@@ -1198,19 +1204,19 @@ async def test_presence_is_nothing_that_was_missed(chat: Chat) -> None:
 
 async def test_a_message_that_is_read_anew_meanwhile_is_told_once(chat: Chat) -> None:
     """The state of the person is read while the hub looks for what they were not told of, and before it has it."""
-    ann, look_up = chat.clients[0], Conversations.news
+    ann, look_up = chat.clients[0], Changes.untold
     hub = ann.hub
     watcher = hub.watchers.of(ann.me)
     assert watcher
 
-    async def slow(self: Conversations, *asked: Any) -> Any:
+    async def slow(self: Changes, *asked: Any) -> Any:
         found = await look_up(self, *asked)
         async with watcher.turn:
             await hub._update(watcher, {"inbox"})
         return found
 
-    await chat.talk.send(chat.clients[1].me, chat.with_ben, "c1", "once")
-    with patch.object(Conversations, "news", slow):
+    await chat.messages.send(chat.clients[1].me, chat.with_ben, "c1", "once")
+    with patch.object(Changes, "untold", slow):
         assert (await chat.told())[0] == ["message"]
 
 

@@ -2266,7 +2266,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whoever has gone meanwhile is told that they may not write",
         "accounts",
-        "app.inbox.conversations._Side.gone",
+        "app.inbox.sides.Side.gone",
         "return NoAccount(who) if who == self.me else Forbidden(GONE)",
         "return Forbidden(GONE)",
         _of(API, "test_whose_account_ends_while_they_ask_is_told_so"),
@@ -2398,7 +2398,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted message makes an inbox for a deleted account",
         "accounts",
-        "app.inbox.conversations.Conversations.delete",
+        "app.inbox.messages.Messages.delete",
         'side.row["listed"]',
         'side.row["people"]',
         _of(DEPARTED, "test_what_is_done_later_makes_nothing_of_it_anew"),
@@ -4097,7 +4097,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a message passes over a notification that nobody was told of",
         "live talk",
-        "app.inbox.conversations.Conversations.news",
+        "app.inbox.changes.Changes.untold",
         """ - {row["whom"] for row in found["notifications"]}""",
         "",
         _of(HUB, "test_a_message_passes_over_nothing_that_has_a_number"),
@@ -4129,7 +4129,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a silenced conversation counts as unread on a stream",
         "live talk",
-        "app.inbox.conversations._is_unread",
+        "app.inbox.changes._is_unread",
         """ and me not in row["silent"]""",
         "",
         _of(HUB, "test_whatever_is_said_at_once_is_looked_up_together"),
@@ -4614,7 +4614,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a message goes to a deleted account until its conversations have ended",
         "conversations",
-        "app.inbox.conversations.Conversations._stored",
+        "app.inbox.messages.Messages._stored",
         ", OPEN)",
         ")",
         races=("send x deletion of whom it goes to", "send x deletion of whom it is by"),
@@ -4637,7 +4637,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a message is stored on what is over",
         "conversations",
-        "app.inbox.conversations.Conversations._stored",
+        "app.inbox.messages.Messages._stored",
         ', "version": side.version}',
         "}",
         races=("send x send", "send x block"),
@@ -4677,7 +4677,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is said again is not compared",
         "conversations",
-        "app.inbox.conversations.Conversations._sent_before",
+        "app.inbox.messages.Messages._sent_before",
         "if not is_same:",
         "if False:",
         _of(CONVERSATIONS, "test_a_message_that_is_sent_again_is_the_same_message"),
@@ -4685,7 +4685,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what is said again is not compared with what was deleted",
         "conversations",
-        "app.inbox.conversations.Conversations.delete",
+        "app.inbox.messages.Messages.delete",
         ', "digest": digest',
         "",
         _of(CONVERSATIONS, "test_a_message_that_is_sent_again_is_the_same_message"),
@@ -4693,7 +4693,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "something is said across a block",
         "conversations",
-        "app.inbox.conversations._Side.check_is_open",
+        "app.inbox.sides.Side.check_is_open",
         "if self.blocked:",
         "if False:",
         _of(CONVERSATIONS, "test_nothing_new_goes_across_a_block"),
@@ -4701,7 +4701,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a receipt goes by what is over",
         "conversations",
-        "app.inbox.conversations.Conversations._marked",
+        "app.inbox.messages.Messages._marked",
         ', "version": side.version}',
         "}",
         races=("receipt x send",),
@@ -4709,7 +4709,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a receipt moves back",
         "conversations",
-        "app.inbox.conversations.Conversations._marked",
+        "app.inbox.messages.Messages._marked",
         '"$max"',
         '"$set"',
         _of(CONVERSATIONS, "test_messages_are_numbered_and_their_sender_sees_how_far_they_are"),
@@ -4717,7 +4717,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a receipt goes across a block",
         "conversations",
-        "app.inbox.conversations.Conversations.receive",
+        "app.inbox.messages.Messages.receive",
         "{} if side.blocked else {",
         "{",
         _of(CONVERSATIONS, "test_nothing_new_goes_across_a_block"),
@@ -4725,7 +4725,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a receipt goes beyond the last message",
         "conversations",
-        "app.inbox.conversations.Conversations.receive",
+        "app.inbox.messages.Messages.receive",
         "if delivered > side.seq:",
         "if read > side.seq:",
         _of(CONVERSATIONS, "test_messages_are_numbered_and_their_sender_sees_how_far_they_are"),
@@ -4733,7 +4733,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "whom one's first message is to is told by nothing",
         "conversations",
-        "app.inbox.conversations.Conversations._stored",
+        "app.inbox.messages.Messages._stored",
         'if side.me not in side.row["listed"] else []',
         "if False else []",
         _of(HUB, "test_ones_first_message_comes_with_whom_it_is_to"),
@@ -4757,7 +4757,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "somebody else's conversation is read",
         "conversations",
-        "app.inbox.conversations._of",
+        "app.inbox.sides.own",
         ', "people": me}',
         "}",
         _of(CONVERSATIONS, "test_whose_conversation_it_is_not_finds_nothing"),
@@ -4765,7 +4765,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "somebody else's message is deleted",
         "conversations",
-        "app.inbox.conversations.Conversations.delete",
+        "app.inbox.messages.Messages.delete",
         ', "who": me, ',
         ", ",
         _of(CONVERSATIONS, "test_a_deleted_message_keeps_its_number"),
@@ -4773,7 +4773,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a deleted message keeps its picture",
         "conversations",
-        "app.inbox.conversations.Conversations.delete",
+        "app.inbox.messages.Messages.delete",
         'await pictures.removed(inside, found["image"], self._clock.now())',
         "pass",
         _of(PICTURES, "test_a_picture_is_sent_once_and_seen_by_the_two"),

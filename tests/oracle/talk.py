@@ -21,8 +21,9 @@ from app.config import Config
 from app.departures import clear_departures, depart
 from app.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
 from app.social.relations import Relations
-from app.stack import Addresses, connected
+from app.stack import Addresses, Stack, connected
 from tests.dates import NOON, ManualClock
 from tests.oracle.system import Crash, Cut, Fuse, GivenUp, _Database, all_made, in_time
 from tests.world import STAND_INS, World
@@ -183,6 +184,11 @@ class Model:
         return seq, one.who, one.client_id if one.who == me else None, text, one.at, state
 
 
+class Process:
+    def __init__(self, stack: Stack) -> None:
+        self.conversations, self.messages = Conversations(stack), Messages(stack)
+
+
 class Talking(RuleBasedStateMachine):
     """Two processes, three people."""
 
@@ -204,14 +210,14 @@ class Talking(RuleBasedStateMachine):
         world = await World.open(self.stack, self.clock)
         await world.sign_up(*PEOPLE)
         self.ids, self.names = world.ids, {id: name for name, id in world.ids.items()}
-        self.fuse, self.looking = Fuse(self.clock), Conversations(self.stack)
+        self.fuse, self.looking = Fuse(self.clock), Process(self.stack)
         database: Any = _Database(self.stack.db, self.fuse)
         self.mortal, mortal = database, dataclasses.replace(self.stack, db=database)
-        self.processes = [Conversations(mortal) for _ in range(2)]
+        self.processes = [Process(mortal) for _ in range(2)]
         self.relations = Relations(mortal, world.timelines.outbox)
         for pair in PAIRS[:2]:
             me, other = sorted(pair)
-            await self.looking.open(self.ids[me], self.ids[other])
+            await self.looking.conversations.open(self.ids[me], self.ids[other])
             self.model.open(me, pair, self.clock.now())
 
     def teardown(self) -> None:
@@ -279,7 +285,7 @@ class Talking(RuleBasedStateMachine):
         found: list[Any] = []
         before, unread = None, 0
         while True:
-            page, before, unread = await self.looking.page(self.ids[me], before, 2)
+            page, before, unread = await self.looking.conversations.page(self.ids[me], before, 2)
             found += page
             if before is None:
                 break
@@ -301,7 +307,7 @@ class Talking(RuleBasedStateMachine):
         found: list[Any] = []
         before: int | None = None
         while True:
-            page, before = await self.looking.messages(self.ids[me], id, before, 5)
+            page, before = await self.looking.messages.page(self.ids[me], id, before, 5)
             found += [self._message(one) for one in page]
             if before is None:
                 return found[::-1]
@@ -316,7 +322,7 @@ class Talking(RuleBasedStateMachine):
             return  # the block goes with the account, by and by, and with it the words of the refusal
 
         async def opening() -> bool:
-            return (await self.processes[p].open(self.ids[me], self.ids[other]))[1]
+            return (await self.processes[p].conversations.open(self.ids[me], self.ids[other]))[1]
 
         at = self.clock.now()
         self.step("open", opening(), lambda model: model.open(me, pair, at), cut)
@@ -325,7 +331,7 @@ class Talking(RuleBasedStateMachine):
         return (await self._ids()).get(pair, ObjectId())
 
     async def _send(self, p: int, me: str, pair: Pair, client_id: str, text: str) -> tuple[int, bool]:
-        sent, created = await self.processes[p].send(self.ids[me], await self._id(pair), client_id, text)
+        sent, created = await self.processes[p].messages.send(self.ids[me], await self._id(pair), client_id, text)
         return sent.seq, created
 
     @rule(p=process, pair=pair, which=which, client_id=client_id, text=text, cut=anywhere)
@@ -368,7 +374,7 @@ class Talking(RuleBasedStateMachine):
         marks = (max(seq - 1, 0), seq) if read is None else (None, seq) if read else (seq, None)
 
         async def receiving() -> None:
-            await self.processes[p].receive(self.ids[me], await self._id(pair), *marks)
+            await self.processes[p].messages.receive(self.ids[me], await self._id(pair), *marks)
 
         self.step("receive", receiving(), lambda model: model.receive(me, pair, *marks), cut)
 
@@ -384,7 +390,7 @@ class Talking(RuleBasedStateMachine):
         seq = max(len(self.model.talks[pair].said) - back, 0) if pair in self.model.talks else 1
 
         async def deleting() -> None:
-            await self.processes[p].delete(self.ids[me], await self._id(pair), seq)
+            await self.processes[p].messages.delete(self.ids[me], await self._id(pair), seq)
 
         self.step("delete", deleting(), lambda model: model.delete(me, pair, seq), cut)
 
@@ -393,7 +399,7 @@ class Talking(RuleBasedStateMachine):
         me, _ = sorted(pair, reverse=which)
 
         async def silencing() -> None:
-            await self.processes[p].silence(self.ids[me], await self._id(pair), on)
+            await self.processes[p].conversations.silence(self.ids[me], await self._id(pair), on)
 
         self.step("silence", silencing(), lambda model: model.silence(me, pair, on), cut)
 

@@ -7,7 +7,10 @@ from typing import NamedTuple, Protocol
 
 from bson import ObjectId
 
-from app.inbox.conversations import Conversations, Message
+from app.inbox.changes import Changes
+from app.inbox.conversations import Conversations
+from app.inbox.messages import Messages
+from app.inbox.sides import Message
 from app.models import LAST_SEQ
 from app.stack.cost import counted
 from app.walkthrough.experiments.base import Experiment, Knob
@@ -127,7 +130,7 @@ class Stored:
 class Here:
     def __init__(self, lab: Lab, ann: ObjectId, ben: ObjectId, id: ObjectId) -> None:
         self._lab, self.ann, self.ben, self.id = lab, ann, ben, id
-        self.processes = [Conversations(lab.stack), Conversations(lab.stack)]
+        self.processes, self.changes = [Messages(lab.stack), Messages(lab.stack)], Changes(lab.stack)
         self._has = 0  # Ben's client, of all that concerns Ben
 
     @classmethod
@@ -137,13 +140,13 @@ class Here:
         return cls(lab, ann, ben, found.id)
 
     def restart(self, process: int) -> None:
-        self.processes[process] = Conversations(self._lab.stack)
+        self.processes[process] = Messages(self._lab.stack)
 
     async def send(self, process: int, n: int) -> None:
         await self.processes[process].send(self.ann, self.id, f"ann-{n}", str(n))
 
     async def fetch(self) -> list[tuple[int, int]]:
-        changes = await self.processes[0].changes(self.ben, self._has, LAST_SEQ, MOST)
+        changes = await self.changes.between(self.ben, self._has, LAST_SEQ, MOST)
         self._has = max((change.seq for change in changes), default=self._has)
         whats = (change.what for change in changes)
         return [(what.seq, int(what.text or 0)) for what in whats if isinstance(what, Message)]
@@ -203,13 +206,13 @@ async def _both_at_once(lab: Lab, n: int) -> bool:
     """Return whether the numbers are 1, 2, 3 …, and what each of the two wrote is in order."""
     here = await Here.open(lab)
 
-    async def write(me: ObjectId, process: Conversations) -> None:
+    async def write(me: ObjectId, process: Messages) -> None:
         for which in range(n // 2):
             await process.send(me, here.id, str(which), str(which))
 
     both = (here.ann, here.ben)
     await asyncio.gather(*map(write, both, here.processes))
-    found, _ = await here.processes[0].messages(here.ann, here.id, None, n + 1)
+    found, _ = await here.processes[0].page(here.ann, here.id, None, n + 1)
     found.reverse()
     wanted = list(map(str, range(n // 2)))
     in_order = all([one.text for one in found if one.who == me] == wanted for me in both)
@@ -222,7 +225,7 @@ async def _receipts(lab: Lab) -> Check:
         await here.send(0, which)
     for receipt in LATE:
         await here.processes[1].receive(here.ben, here.id, receipt.get("delivered"), receipt.get("read"))
-    found, _ = await here.processes[0].messages(here.ann, here.id, None, 3)
+    found, _ = await here.processes[0].page(here.ann, here.id, None, 3)
     states = ", ".join(one.state for one in reversed(found))
     return Check(
         what="Receipts: all 3 delivered, 2 read; then older ones come late, and one twice. What does Ann see of the 3?",
