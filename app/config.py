@@ -170,9 +170,7 @@ class Config(BaseModel):
         default=(), description="addresses and networks, comma-separated, whose X-Forwarded-For and -Proto are believed"
     )
     token_days: int = Field(default=30, ge=1, le=365)
-    following_limit: int = Field(
-        default=10_000, ge=1, le=10_000, description="people whom one person can follow; phase 1 asks for 200 at a time"
-    )
+    following_limit: int = Field(default=10_000, ge=1, le=10_000, description="people whom one person can follow")
     writes_per_minute: int = Field(default=6_000, ge=1, description="per signed-in person")
     pictures_per_hour: int = Field(
         default=600,

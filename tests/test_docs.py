@@ -41,6 +41,7 @@ from benchmarks.rig import MOST_STATUSES
 from benchmarks.rounds import AHEAD, EVERYBODY
 from phases import DEFAULT, PHASES, p4_cache, reading
 from phases.delivering.pending import CROWDED_S
+from phases.home.newest import FEW, GROUP, WINDOW_AUTHORS
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.p6_hybrid import DELIVERY_US, HARDLY_READ, PULLED_US
 from phases.pulling.author import AGE_S, HOURS, POSTS_NEEDED
@@ -295,6 +296,8 @@ def test_the_sizes_in_scaling_are_those_in_the_code() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     for size in (MAX_PEOPLE, MAX_FOLLOWS, BATCH, MOST_STATUSES, EVERYBODY, AHEAD):
         assert f"{size:,}" in text, size
+    assert WINDOW_AUTHORS == 1_000
+    assert f"followees, {GROUP} in a command; of more than {FEW} a thousand in one" in text
 
 
 def test_the_times_in_the_documents_are_those_in_the_code() -> None:
