@@ -141,6 +141,15 @@ def test_the_numbers_in_the_readme_are_those_in_the_code() -> None:
         assert said in WORDS, said
 
 
+def test_the_programs_that_tests_are_skipped_without_are_in_the_readme() -> None:
+    of_the_system = {"true", "chromium-browser", "google-chrome"}  # always there, or other names of one that is named
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    needed = set(re.findall(r'\b(?:shutil\.which|tool)\("([a-z-]+)"', tests))
+    needed = {name for name in needed - of_the_system if not name.startswith("systemd")}  # looked at where they are
+    [said] = re.findall(r"which the machine lacks are skipped: (.+?)\. With `CI=true` they fail", WORDS)
+    assert set(re.findall(r"`([a-z-]+)`", said)) == needed
+
+
 def test_the_phase_that_a_new_site_starts_with_is_the_one_in_the_code() -> None:
     number = 1 + PHASES.index(DEFAULT)
     assert f"A new site delivers and reads by phase {number}." in WORDS
