@@ -42,7 +42,7 @@ from app.walkthrough.experiments import (
 from app.walkthrough.experiments.e0_index import WITH, WITHOUT
 from app.walkthrough.experiments.e1_cliff import AS_PHASE_1, ONE
 from app.walkthrough.experiments.e8_conversations import INSERT, MESSAGE, Fared
-from app.walkthrough.laboratory import LOCK_S, Laboratory, run_once
+from app.walkthrough.laboratory import LIMIT_S, LOCK_S, Laboratory, run_once
 from app.walkthrough.result import (
     MEASURED,
     Bar,
@@ -660,6 +660,12 @@ async def test_an_experiment_by_forms_alone_while_the_site_answers(demo: Site) -
     assert "With 2,000 statuses" in part
     await browser.open(str(browser.answer.url).replace("beginning", "query").split("?")[0])
     assert browser.status == 404  # a run belongs to its chapter
+
+
+async def test_a_chapter_says_how_long_its_experiment_may_take(demo: Site) -> None:
+    with patch("app.web.walkthrough._real", return_value=True):
+        page = await demo.browser().open("/walkthrough/live")
+    assert f"It takes {LIMIT_S:g} s at most." in page
 
 
 async def test_who_presses_twice_is_shown_the_run_that_has_begun(demo: Site) -> None:

@@ -25,7 +25,7 @@ from app.walkthrough.book import Chapter, chapters
 from app.walkthrough.directives import beside_the_recorded, charts, findings
 from app.walkthrough.drawing import Drawing, diagram
 from app.walkthrough.experiments import EXPERIMENTS
-from app.walkthrough.laboratory import Laboratory, Run
+from app.walkthrough.laboratory import LIMIT_S, Laboratory, Run
 from app.walkthrough.result import recorded
 from app.walkthrough.source import TOP
 from app.web.caller import address_of
@@ -57,6 +57,7 @@ async def chapter(request: Request) -> Response:
         **_page(one),
         may_run=may_run,
         real=real,
+        limit_s=int(LIMIT_S),
         stands_at=EXPERIMENTS[one.experiment].values({}, real=real) if one.experiment else {},
     )
 
