@@ -142,7 +142,7 @@ stack_option = click.option(
     type=click.Choice(["auto", "urls", "servers", "memory"]),
     default="auto",
     show_default=True,
-    help="Servers by URL only, real ones only, in-process stand-ins only, or the best there is.",
+    help="auto: the best there is; urls: servers by URL only; servers: real ones only; memory: in-process stand-ins.",
 )
 
 
@@ -498,7 +498,7 @@ def bench() -> None:
 
 @bench.command()
 @click.option("--faults", "count", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--seconds", type=Finite(1), help="The faults are spread over. Default: 5 for each.")
+@click.option("--seconds", type=Finite(1), help="In which the faults come. Default: 5 for each.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Decides which faults, and the load.")
 @click.option("--pause", type=Finite(1, 40), default=8, show_default=True, help="Longest, in seconds.")
 @click.option("--no-aof", is_flag=True, help="Redis keeps nothing on disk: a kill empties the queue.")
@@ -537,7 +537,7 @@ def faults(
 
 @bench.command()
 @click.option("--seconds", type=Finite(0.5, 600), default=6, show_default=True, help="Of each attack.")
-@click.option("--size", type=Finite(0.001, 10), default=1, show_default=True, help="Share of the clients.")
+@click.option("--size", type=Finite(0.001, 10), default=1, show_default=True, help="As many clients as usual: 1.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def attack(seconds: float, size: float, as_json: bool) -> None:
     """Load a system of its own as a stranger would, and measure what a bystander has of it.
@@ -561,7 +561,9 @@ def attack(seconds: float, size: float, as_json: bool) -> None:
     help="Posts a second; may be repeated, and ends where p99 passes 250 ms.",
 )
 @click.option("--seconds", type=Finite(1, 86_400), default=30, show_default=True, help="At each rate.")
-@click.option("--silent", "silent_s", type=Finite(0, 3_600), default=10, show_default=True, help="Seconds.")
+@click.option(
+    "--silent", "silent_s", type=Finite(0, 3_600), default=10, show_default=True, help="Silent seconds first."
+)
 @click.option("--faults", type=click.IntRange(0, 10_000), default=6, show_default=True, help="At each rate.")
 @click.option("--disconnects", type=click.IntRange(0, 1_000_000), default=100, show_default=True, help="At each rate.")
 @click.option("--graph", default="powerlaw:2000:30", show_default=True, help="FILE (SNAP) or powerlaw:USERS:MEAN.")

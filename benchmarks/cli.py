@@ -231,7 +231,7 @@ def workloads() -> None:
 
 @command()
 @click.option("--only", multiple=True, metavar="ROW", help="Rows whose names begin so; may be repeated.")
-@click.option("--scale", type=Finite(0.001, 1), default=1, help="Smaller sizes: no verdict.")
+@click.option("--scale", type=Finite(0.001, 1), default=1, help="Share of the full sizes; below 1: no verdict.")
 @on_servers
 @_writes_a_report
 def targets(write: Write, only: tuple[str, ...], scale: float, where: Where) -> None:
@@ -257,7 +257,7 @@ def _over_http(measure: Callable[..., None]) -> Callable[..., None]:
         click.option("--people", type=click.IntRange(10, 100_000), default=1_000, help="Readers, at most."),
         click.option("--limit", type=click.IntRange(1, 100), default=20, help="Statuses on a page."),
         click.option("--first", type=Finite(1, 100_000), default=100, help="Pages a second of the first step."),
-        click.option("--most", type=Finite(1, 100_000), default=10_000, help="Of the last one at most."),
+        click.option("--most", type=Finite(1, 100_000), default=10_000, help="Pages a second at most."),
         click.option("--slo", "slo_ms", type=Finite(1, 60_000), default=50, help="Milliseconds: the most for p99."),
         click.option("--seconds", type=Finite(0.1, 3_600), default=5, help="Per step; more where p99 needs it."),
         click.option("--seed", type=int, default=1),
@@ -313,7 +313,7 @@ def _slugs(phases: str | None, of: "Sequence[Phase]") -> tuple[str, ...]:
 @click.option("--phases", metavar="SLUG,…", help="Which. Default: all.")
 @click.option("--web", type=click.Choice(["1", "2"]), multiple=True, default=["1", "2"], help="Web processes.")
 @click.option("--readers", type=click.Choice(["warm", "strangers"]), multiple=True, default=["warm", "strangers"])
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, help="Of climbs: one has no spread.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=3, help="Climbs of each; one has no spread.")
 @_over_http
 def http(
     write: Write,
@@ -406,7 +406,7 @@ def messages(
 
 @command()
 @click.option("--max-followers", type=click.IntRange(10, 100_000), default=100_000)
-@click.option("--repeats", type=click.IntRange(1, 1_000), default=7, help="Each, in turn.")
+@click.option("--repeats", type=click.IntRange(1, 1_000), default=7, help="Measurements of each, in turn.")
 @on_servers
 @_writes_a_report
 def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None:
@@ -419,7 +419,7 @@ def fanout(write: Write, max_followers: int, repeats: int, where: Where) -> None
 
 @command()
 @click.option("--max-followees", type=click.IntRange(10, 5_000), default=5_000)
-@click.option("--repeats", type=click.IntRange(1, 10_000), default=100, help="Each, in turn.")
+@click.option("--repeats", type=click.IntRange(1, 10_000), default=100, help="Measurements of each, in turn.")
 @on_servers
 @_writes_a_report
 def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
@@ -438,7 +438,7 @@ def read(write: Write, max_followees: int, repeats: int, where: Where) -> None:
     type=click.IntRange(1, 1_000),
     multiple=True,
     default=(1, 3, 9, 30, 100),
-    help="For each post. Again and again: a point of the curves each.",
+    help="Pages for each post; may be repeated, and each is a point of the curves.",
 )
 @click.option("--turns", type=click.IntRange(1, 100), default=5, help="Of each phase, at each point.")
 @on_servers
@@ -453,7 +453,7 @@ def crossover(write: Write, followers: int, pages_per_post: tuple[int, ...], tur
 
 @command()
 @click.option("--count", type=click.IntRange(2, 100_000), default=300, help="Reads per figure.")
-@click.option("--rounds", type=click.IntRange(1, 100), default=7, help="Of all phases: one has no spread.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=7, help="Of all phases; one has no spread.")
 @on_servers
 @_writes_a_report
 def units(write: Write, count: int, rounds: int, where: Where) -> None:
@@ -511,7 +511,7 @@ def plan(
 @command()
 @from_units
 @click.option("--phase", default="cache", help="One that a worker delivers.")
-@click.option("--region", "names", multiple=True, default=("eu", "us", "ap"), help="Again and again: its name.")
+@click.option("--region", "names", multiple=True, default=("eu", "us", "ap"), help="Name of a region; one each time.")
 @click.option(
     "--delay-ms", type=Finite(0, 60_000), default=80, help="One way, between regions that --between leaves out."
 )
@@ -519,9 +519,9 @@ def plan(
 @click.option("--posts-per-second", "posts_per_s", type=Finite(0.1, 1_000), default=20, help="In all regions.")
 @click.option("--followers", type=Finite(0, 1_000_000), default=200, help="Of an author, on average, in all regions.")
 @click.option("--workers", type=click.IntRange(1, 64), default=1, help="In each region.")
-@click.option("--seconds", type=Finite(1, 3_600), default=120, help="That are simulated.")
+@click.option("--seconds", type=Finite(1, 3_600), default=120, help="Seconds that are simulated.")
 @click.option("--cut", help="The region that nobody reaches, after a third of that.")
-@click.option("--cut-seconds", "cut_s", type=Finite(0, 3_600), default=30, help="For so long.")
+@click.option("--cut-seconds", "cut_s", type=Finite(0, 3_600), default=30, help="Seconds for which it is cut off.")
 @click.option("--acknowledged", type=click.Choice(["home", "majority"]), default="majority", help="By which regions.")
 @click.option("--seed", type=int, default=1, help="The same number, the same figures.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")

@@ -10,7 +10,7 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 
 import pytest
-from click import Command, Group
+from click import Choice, Command, Group, Option
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -121,6 +121,12 @@ def test_every_command_but_those_of_bench_takes_data() -> None:
     assert "Every command but those of `bench` takes `--data" in WORDS
     takes = {command.name for command in leaves() if any("--data" in each.opts for each in command.params)}
     assert takes == {command.name for command in leaves()} - set(measuring.commands)
+
+
+def test_the_help_of_stack_says_what_each_of_its_words_means() -> None:
+    options = [each for each in main.commands["serve"].params if isinstance(each, Option) and "--stack" in each.opts]
+    [(words, said)] = [(one.type.choices, one.help) for one in options if isinstance(one.type, Choice)]
+    assert set(re.findall(r"(\w+):", said or "")) == set(words)
 
 
 def test_no_command_is_hidden_from_people() -> None:
