@@ -261,6 +261,12 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_readme_lists_every_document() -> None:
+    [listed] = re.findall(r"^## Documents$(.+?)^## ", README, re.MULTILINE | re.DOTALL)
+    documents = {f"docs/{path.name}" for path in DOCUMENTS if path.parent != ROOT}
+    assert set(re.findall(LINK, listed)) == documents | {"docs/walkthrough/README.md"}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_section_that_a_document_leads_to_exists(document: Path) -> None:
     found = re.findall(r"\]\(([\w./]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
