@@ -61,7 +61,7 @@ async def test_why_an_author_is_pulled_is_shown_and_can_be_chosen(demo: Site) ->
     assert re.search(r'handle=bob">@bob</a></td><td>yes</td><td>always pulled', html)
     for wrong in ({"choice": "sometimes"}, {"choice": "pulled", "handle": "nobody"}):
         assert (await ann.client.post("/operations/authors", data=given | wrong)).status_code == 422
-    assert "Nobody is called so" in await ann.open("/operations/authors?handle=nobody")
+    assert "Nobody has this handle" in await ann.open("/operations/authors?handle=nobody")
     await ann.client.post("/operations/authors", data=given | {"choice": "rule"})
     assert "too few active followers" in await ann.open("/operations/authors?handle=bob")
 

@@ -1002,7 +1002,7 @@ async def test_a_password_is_changed_in_the_settings(site: Site) -> None:
     for old, new, wrong in (("wrong horse", "another horse", "old"), (PASSWORD, "7 chars", "new")):
         assert f'id="{wrong}-wrong"' in await ann.submit("/settings/password", old=old, new=new)
         assert ann.status in (401, 422)
-    assert "signed in elsewhere" in await ann.submit("/settings/password", old=PASSWORD, new="another horse")
+    assert "other sessions are signed out" in await ann.submit("/settings/password", old=PASSWORD, new="another horse")
     assert "Sign out" in await ann.open("/")
     assert "Sign out" not in await elsewhere.open("/")
 
