@@ -1151,7 +1151,7 @@ async def test_a_server_that_is_away_is_503(ann: Api, monkeypatch: pytest.Monkey
     refused = await ann("GET", "/timeline", 503)
     assert int(refused.headers["retry-after"]) >= 1
     assert str(error) not in refused.text
-    assert refused.json()["detail"].endswith("Nothing is lost; try again.")
+    assert refused.json()["detail"] == "A server of ours is away or too slow. Nothing is lost; try again."
 
 
 async def test_a_change_that_is_not_answered_in_time_may_have_been_made(

@@ -109,8 +109,8 @@ class FieldErrors(Rejected):
 def away(method: str) -> str:
     """Say what it means for a request that a server is away: whether a change has been made is not known."""
     if method in SAFE:
-        return "A server of ours is away. Nothing is lost; try again."
-    return "A server of ours is away. What you asked for may have been done: look before you ask again."
+        return "A server of ours is away or too slow. Nothing is lost; try again."
+    return "A server of ours is away or too slow. What you asked for may have been done: look before you ask again."
 
 
 def problem_of(error: Exception, method: str = "GET") -> Problem:
