@@ -101,6 +101,15 @@ def _address(text: str) -> str:
     return text
 
 
+def _node(text: str) -> str:
+    """Return where a node of Memcached is. A ValueError does not repeat it: it may be a part of a password."""
+    if not fullmatch(r"memcacheds://[^/?]+:\d+(\?ssl_ca_certs=/.+)?|[^/]+:\d+|/.+", text):
+        raise ValueError(
+            "an entry is no node: write host:port, memcacheds://host:port?ssl_ca_certs=/FILE or the path of a socket"
+        )
+    return text
+
+
 Url = Annotated[str, AfterValidator(_url)]
 
 
@@ -111,9 +120,7 @@ class Config(BaseModel):
 
     mongodb_url: Url | None = None
     redis_url: Url | None = None
-    memcached: tuple[
-        Annotated[str, Field(pattern=r"^(memcacheds://[^/?]+:\d+(\?ssl_ca_certs=/.+)?|[^/]+:\d+|/.+)$")], ...
-    ] = ()  # host:port, a socket's path or memcacheds://host:port[?ssl_ca_certs=/file], comma-separated
+    memcached: tuple[Annotated[str, AfterValidator(_node)], ...] = ()  # comma-separated
     database: str = Field(default="feedlab", pattern=r"^[A-Za-z0-9_-]{1,63}$")  # it is in names of Redis keys and jobs
     memcached_prefix: str = Field(
         default="", pattern=r"^[A-Za-z0-9_:-]{0,100}$", description="before each of our keys in Memcached"
@@ -217,7 +224,8 @@ class Config(BaseModel):
         try:
             return cls.model_validate(given | overrides)
         except ValidationError as error:
-            lines = (f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            told = ((str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+            lines = (f"{PREFIX}{name}: {text}" for name, text in told)
             raise ConfigError("; ".join(lines)) from None
 
 

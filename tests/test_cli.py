@@ -110,6 +110,13 @@ def test_an_entry_of_a_list_that_could_never_hold_is_named(name: str, entry: str
     assert f"{name}: " in line
     assert repr(entry) in line
     assert "write " in line
+    assert "Value error" not in line
+
+
+def test_a_node_that_can_be_none_is_refused_in_words(tmp_path: Path) -> None:
+    """Without it: what is behind a comma may be a part of a password."""
+    line = refused(feedlab("phases", "--data", tmp_path, environment={"FEEDLAB_MEMCACHED": "127.0.0.1:1,s3cr3t"}))
+    assert "FEEDLAB_MEMCACHED: an entry is no node: write host:port, " in line
 
 
 def test_entries_of_a_list_may_have_spaces_around_them() -> None:
