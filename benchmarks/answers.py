@@ -48,7 +48,7 @@ def kept_in(store: str) -> Phase:
 KEEPING = tuple(phase for phase in PHASES if phase.store)
 IN_WORKER = tuple(phase for phase in PHASES if in_worker(phase))
 ASKING, ENTRIES, LISTS, SETS = PHASES[0], kept_in(Entries.name), kept_in(Lists.name), kept_in(SortedSets.name)
-MERGING = next(phase for phase in PHASES if phase.merges)
+MERGING = next(phase for phase in PHASES if phase.pulls)
 
 
 def title(phase: Phase) -> str:
@@ -90,8 +90,8 @@ async def deliver_only(
 
 async def owed(timelines: Timelines, slug: str) -> int:
     """Count the statuses that the phase still has to deliver, or never will, since it asks for them."""
-    pending, merges = await timelines.outbox.count(slug), timelines.phases[slug].merges
-    return pending + (await timelines.stack.db["statuses"].count_documents({"pulled": True}) if merges else 0)
+    pending, pulls = await timelines.outbox.count(slug), timelines.phases[slug].pulls
+    return pending + (await timelines.stack.db["statuses"].count_documents({"pulled": True}) if pulls else 0)
 
 
 # What is kept

@@ -136,7 +136,7 @@ class Lags:
 
     async def told(self) -> None:
         """Count what was delivered, and its lags, without what is pulled: that was never pending."""
-        pulled = await self._pulled(list(self._delivered)) if self._phase.merges else frozenset()
+        pulled = await self._pulled(list(self._delivered)) if self._phase.pulls else frozenset()
         for status, (lag_s, to) in self._delivered.items():
             if status in pulled:
                 self.pulled += 1

@@ -323,9 +323,9 @@ def crossings(load: Load, measured: Units) -> list[Crossing]:
 
 def _goes_by(slug: str) -> float:
     """Return the posts per read above which the rule of a phase that merges has an author's statuses asked for."""
-    [merges] = [phase.merges for phase in PHASES if phase.slug == slug]
-    assert merges, f"{slug} asks for what is pulled"
-    day = merges.cost(Author(active_followers=1, posts_per_day=1, pages_per_reader_per_day=1))
+    [pulls] = [phase.pulls for phase in PHASES if phase.slug == slug]
+    assert pulls, f"{slug} asks for what is pulled"
+    day = pulls.cost(Author(active_followers=1, posts_per_day=1, pages_per_reader_per_day=1))
     assert day.asked_us, "pages are asked for"
     return day.asked_us / day.delivered_us
 

@@ -116,10 +116,10 @@ async def kept_few(rig: Rig, phase: Phase, readers: Sequence[ObjectId]) -> Async
 @asynccontextmanager
 async def forced(rig: Rig, phase: Phase, authors: Sequence[ObjectId], *, pulled: bool) -> AsyncIterator[None]:
     """Force these authors' statuses to be pulled, or delivered, during the block, whatever the rule says."""
-    if phase.merges:
+    if phase.pulls:
         await _force(rig, authors, pulled)
     yield
-    if phase.merges:
+    if phase.pulls:
         await _force(rig, authors, None)
 
 

@@ -261,7 +261,7 @@ async def _round(rig: Rig, phase: Phase, world: World, count: int) -> Round:
             await scenes.check_kept(rig, phase, star, posts_of[-1].status)
         most = world.readers[-1]
         operation = partial(of_one, rig, partial(page, most), count, idle)
-        pulled = await _pulled(rig, phase, world.pulled, operation, partial(right, most)) if phase.merges else None
+        pulled = await _pulled(rig, phase, world.pulled, operation, partial(right, most)) if phase.pulls else None
     return Round((small, large), (one_by_one["few"], one_by_one["many"]), all_at_once, reads, cold, pulled)
 
 

@@ -3,16 +3,11 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from bson import ObjectId
-
 from app.config import Config
-from app.edges import Following
 from app.models import StatusRow
-from app.stack.mongodb.connection import Database
 from phases.claims import Claim
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures
-from phases.home.candidates import Candidates
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
 from phases.pulling.pulls import Merge
@@ -38,8 +33,8 @@ class Phase:
     pages.
 
     `store`: where timelines are kept. `recipients`: whom a status is delivered to. `carrier`: who makes the delivery
-    happen. `pulls`: the candidates of a read that asks for everything. `merges`: what a read asks for because it is not
-    delivered, and merges with what is kept. None stands for nowhere, nobody, nothing.
+    happen. `pulls`: what a read asks for besides, because it is not delivered. None stands for nowhere, nobody,
+    nothing. Where nothing is kept, a read asks for everything.
 
     `chunk`: how many recipients one bounded step serves. `costs`: the commands that it claims to send; the contract
     tests count them.
@@ -53,8 +48,7 @@ class Phase:
     store: type[Store] | None = None
     recipients: type[Recipients] | None = None
     carrier: Carrier | None = None
-    pulls: Callable[[Database, ObjectId, Following], Candidates] | None = None
-    merges: Merge | None = None
+    pulls: Merge | None = None
     chunk: Callable[[Config], int] = lambda config: config.chunk
     costs: tuple[Claim, ...] = ()
 

@@ -26,7 +26,7 @@ def written_by(authors: list[ObjectId]) -> Mapping[str, Any]:
 
 class HomeTimeline:
     """The candidates for a reader's home timeline: the statuses of everybody they
-    follow and do not mute, and their own.
+    follow and do not mute, and their own. A read asks for these where nothing is kept.
     """
 
     def __init__(self, db: Database, reader: ObjectId, following: Following) -> None:
@@ -46,7 +46,6 @@ QUERY = Phase(
     poster_waits="one insert",
     reader_waits="the query",
     kept_where="nothing",
-    pulls=HomeTimeline,
     costs=(
         a_post(INSERT),
         a_page(FOLLOWEES, QUERY_OF_ALL, VISIBLE),

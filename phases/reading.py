@@ -22,7 +22,7 @@ from phases.delivering.outbox import Outbox
 from phases.delivering.pending import Looking, Pending
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
-from phases.home.candidates import Candidates, KeptThenQuery, Slice, Undelivered
+from phases.home.candidates import KeptThenQuery, Slice, Undelivered
 from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now, changes_of
 from phases.home.newest import newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
@@ -195,7 +195,7 @@ class Reading:
             glance = glance._replace(edges=None)
         edges = remembered or glance.edges or OwnEdges(reader)
         looking = await self._pending.looking(self._switch.phases_of(kept.name), settings.epoch)
-        marked = await self._markers.known(settings.epoch) if request.phase.merges else None
+        marked = await self._markers.known(settings.epoch) if request.phase.pulls else None
         if (looking.by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             if glance.edges:
                 self._edges.keep(glance.edges)
@@ -239,12 +239,12 @@ class Reading:
     @staticmethod
     def _pulled(start: Start, place: Place, known: Sequence[ObjectId] = ()) -> dict[str, Find]:
         """Return the look-ups of what is delivered to nobody: the newest of each group of the reader's own authors."""
-        merges = start.request.phase.merges
-        if merges is None:
+        pulls = start.request.phase.pulls
+        if pulls is None:
             return {}
         if known:
-            return window_of_groups("pulled", merges.query, start.pulled, known, place.before)
-        return newest_of_groups("pulled", merges.query, start.pulled, place.before, place.n)
+            return window_of_groups("pulled", pulls.query, start.pulled, known, place.before)
+        return newest_of_groups("pulled", pulls.query, start.pulled, place.before, place.n)
 
     def _forget_changed(self, start: Start, look: Look) -> bool:
         """Forget what was remembered and has changed. Return whether there was any."""
@@ -262,17 +262,12 @@ class Reading:
     # Three ways to a page
 
     async def _queried(self, request: Request) -> Page:
-        """Make a page by the query, as the phase pulls everything, or what it keeps cannot be believed: the definition,
-        evaluated.
-        """
+        """Evaluate the definition, by the query: nothing is kept, or what is kept cannot be believed."""
         following = Following(self._db, request.reader, self._edges)
-        candidates = self._query(request, following)
+        candidates = HomeTimeline(self._db, request.reader, following)
         filling = Filling(self._db, View(OwnEdges(request.reader)), on_home, as_row=self._statuses.row)
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
-
-    def _query(self, request: Request, following: Following) -> Candidates:
-        return (request.phase.pulls or HomeTimeline)(self._db, request.reader, following)
 
     async def _listed(self, start: Start, kept: Slice, first: Slice, look: Look) -> Page:
         """Make a page from what is kept, with what is pending and what is pulled; older statuses are from the query."""
@@ -286,7 +281,7 @@ class Reading:
                 self._pages.keep(request.reader, start.seen._replace(judged=judged))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
-        query = self._query(request, following)
+        query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
         statuses, after = await self._filled(
             request, candidates, view, look.versions, look.rows, kept, start.waiting(look)
@@ -337,7 +332,8 @@ class Reading:
         comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], began_s, request.cursor, n)
 
         async def answer() -> Page:
-            candidates = KeptThenQuery(await comeback.head(), _nothing, self._query(request, following))
+            query = HomeTimeline(self._db, reader, following)
+            candidates = KeptThenQuery(await comeback.head(), _nothing, query)
             versions = following.versions
             assert versions, "whom they follow has been looked up"
             # From now on there is a list: whom they follow need not be remembered.

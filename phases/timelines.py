@@ -130,7 +130,7 @@ class Timelines:
             )
             for kind, (store, recipients) in made.items()
         }
-        self.pulls = Pulls(stack, {phase.slug: phase.merges for phase in phases if phase.merges})
+        self.pulls = Pulls(stack, {phase.slug: phase.pulls for phase in phases if phase.pulls})
         idle = {slug for slug, kept in keeps.items() if not kept}
         self.outbox = Outbox(stack, self.switch, idle, self.kept.values(), self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]

@@ -224,7 +224,7 @@ def test_a_phase_is_drawn_from_its_answers() -> None:
     asks = Step("whom do\nI follow?"), Step("newest of\neach of them", "many"), Step("may I see\nthem?")
     owed = Step("pending,\nmy list")
     told = {  # store, active_only, in_worker, pulls, streamed
-        (False, False, False, True, False): ((insert,), (), asks),
+        (False, False, False, False, False): ((insert,), (), asks),
         (True, False, False, False, False): ((pending, every), (), from_list),
         (True, False, True, False, False): (
             (pending,),

@@ -153,7 +153,7 @@ def phase_lanes(
     """Return the diagram of a phase by its four answers.
 
     They are: whether timelines are kept, for active readers only, by a worker (which a job or the change stream tells);
-    and whether a read asks besides (for everything, where nothing is kept).
+    and whether a read asks for what is not delivered. Where nothing is kept, it asks for everything.
     """
     told = (
         STREAMED_POSTER if streamed else _poster(store, in_worker, pulls),
@@ -259,7 +259,7 @@ def diagram(name: str) -> Drawing:
         store=phase.store is not None,
         active_only=bool(phase.recipients and phase.recipients.active_only),
         in_worker=bool(phase.carrier and phase.carrier.in_worker),
-        pulls=phase.pulls is not None or phase.merges is not None,
+        pulls=phase.pulls is not None,
         streamed=bool(phase.carrier and phase.carrier.inserted),
     )
     return lanes_drawing(lanes)

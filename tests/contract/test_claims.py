@@ -88,7 +88,7 @@ async def test_a_page(world: World, phase: Phase, claim: Claim, n: int, known: b
     edges = [{"_id": id_at(now), "follower": world.ids["ann"], "followee": id_at(now)} for _ in range(n - 1)]
     if edges:
         await world.stack.db["follows"].insert_many(edges)
-    busy = phase.pulls and n >= FEW
+    busy = not phase.keeps and n >= FEW
     if busy:  # a window of them holds enough
         old = {"text": "old", "audience": "followers", "deleted": False}
         statuses = [{"_id": id_at(now), "user_id": edge["followee"], **old} for edge in edges]
