@@ -23,10 +23,21 @@ from phases.delivering.pending import Looking, Pending
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice, Undelivered
-from phases.home.memory import UNSEEN, Basis, FirstPages, Judged, Seen, SeenStatuses, Statuses, as_now, changes_of
+from phases.home.memory import (
+    UNSEEN,
+    Basis,
+    FirstPages,
+    Judged,
+    MadeOf,
+    Seen,
+    SeenStatuses,
+    Statuses,
+    as_now,
+    changes_of,
+)
 from phases.home.newest import newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
-from phases.keeping.store import Container, Glance, Place
+from phases.keeping.store import Container, Glance, Place, Store
 from phases.p1_query import HomeTimeline
 from phases.pulling.markers import Known, Markers
 
@@ -37,10 +48,9 @@ ATTEMPTS = 8  # to make a page from what is kept while what was remembered chang
 
 @dataclass(frozen=True)
 class Request:
-    """A page that somebody asks for. `kept`: what the phase keeps, None for one that keeps nothing."""
+    """A page that somebody asks for."""
 
     phase: Phase
-    kept: KeptTimelines | None
     reader: ObjectId
     before: ObjectId | None
     limit: int
@@ -59,7 +69,6 @@ class Start:
     """
 
     request: Request
-    kept: KeptTimelines
     settings: Settings
     place: Place
     edges: OwnEdges
@@ -77,22 +86,20 @@ class Start:
         """
         return self.seen.full(self.place.n) if self.looking.by_authors or self.pulled else None
 
-    def first(self, kept: Slice, look: "Look") -> Slice:
-        """Return what is kept, with what is pending or pulled. What was on the page the last time stays a candidate: it
-        may have been delivered since.
+    def made_of(self, kept: Slice, look: "Look") -> MadeOf:
+        """Return what the page is made of: what is kept, with what is pending or pulled. What the last page was made of
+        stays a candidate: it may have been delivered since.
         """
+        waiting = look.pending if self.looking.backlog else None
         undelivered = look.pending.beside(look.pulled)
         if last := self.last_page:
-            looked = look.pulled if self.looking.backlog else undelivered
-            is_new = looked.entries or looked.down_to > last.made_of.ids[-1] or self.waiting(look) != last.waiting
-            if kept.has_the_same(last.kept) and not is_new and not (last.made_of.whole or kept.whole):
+            # A backlog that was read is compared as a whole; what was looked up is not on the page yet.
+            looked = look.pulled if waiting else undelivered
+            is_known = not looked.entries and looked.down_to <= last.made_of.first.ids[-1]
+            if is_known and last.made_of.is_from(kept, waiting) and not (last.made_of.first.whole or kept.whole):
                 return last.made_of
-            undelivered = undelivered._replace(entries=[*undelivered.entries, *last.made_of.entries])
-        return kept.with_undelivered(undelivered, self.place.before, self.place.n)
-
-    def waiting(self, look: "Look") -> Undelivered | None:
-        """Return what the reader waits for, where it is from what was read of the backlog."""
-        return look.pending if self.looking.backlog else None
+            undelivered = undelivered._replace(entries=[*undelivered.entries, *last.made_of.first.entries])
+        return MadeOf(kept.with_undelivered(undelivered, self.place.before, self.place.n), kept, waiting)
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,17 @@ class Look:
 class Reading:
     """The making of pages, one object per process: it remembers edges and first pages of the readers who came last."""
 
-    def __init__(self, stack: Stack, switch: Switch, outbox: Outbox, pending: Pending, markers: Markers) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        kept: Mapping[str, KeptTimelines],
+        switch: Switch,
+        outbox: Outbox,
+        pending: Pending,
+        markers: Markers,
+    ) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
-        self._switch, self._outbox, self._pending, self._markers = switch, outbox, pending, markers
+        self._kept, self._switch, self._outbox, self._pending, self._markers = kept, switch, outbox, pending, markers
         self._edges, self._pages, self._statuses = EdgeMemory(), FirstPages(), SeenStatuses()
         self._departed = Departed(stack.db)
 
@@ -126,19 +141,18 @@ class Reading:
         what is remembered, and what is kept, can be believed; otherwise the query is
         asked.
         """
-        kept = request.kept
         for attempt in range(ATTEMPTS):
             settings = await self._switch.current()
-            container = self._switch.readable(settings, kept.name) if kept else None
-            if kept is None or container is None:
+            container = self._readable(request, settings)
+            if container is None:
                 break
-            start = await self._start(request, kept, container, settings, again=attempt > 0)
+            start = await self._start(request, container, settings, again=attempt > 0)
             if start is None:
-                return await self._comeback(request, kept, container)
+                return await self._comeback(request, container)
 
             # First what is pending, on one snapshot of MongoDB; only then the list.
             look = await self._look(start)
-            part = await kept.store.read(start.place, look.answers)
+            kept = await self._store(container).read(start.place, look.answers)
 
             # What was remembered has changed: begin again without it.
             if self._forget_changed(start, look):
@@ -147,40 +161,44 @@ class Reading:
             if look.backfill_owed or not self._switch.still_holds(settings):
                 break
             start.edges.confirm(look.versions.edges)
-            if part is None:
-                return await self._comeback(request, kept, container, look.versions)
+            if kept is None:
+                return await self._comeback(request, container, look.versions)
             # More is pending than was looked at: next, what the reader's own authors have.
             if not look.pending.is_all and not start.looking.by_authors:
                 continue
-            first = start.first(part, look)
+            made_of = start.made_of(kept, look)
             # The guess how far down to look has left the page short.
-            if start.last_page and first.is_short(start.place.n):
+            if start.last_page and made_of.first.is_short(start.place.n):
                 self._pages.guess_no_more(request.reader)
                 continue
-            page = await self._listed(start, part, first, look)
+            page = await self._listed(start, made_of, look)
             await self._note(start, look.view.edges)
             return page
         return await self._queried(request)
 
     async def refresh(self, request: Request) -> Page:
         """Return the page, after rebuilding what is kept for this reader."""
-        kept = request.kept
-        container = self._switch.readable(await self._switch.current(), kept.name) if kept else None
-        if kept is None or container is None:
+        container = self._readable(request, await self._switch.current())
+        if container is None:
             return await self._queried(request)
-        await kept.store.forget(container, request.reader)
-        return await self._rebuilt(request, kept, container)
+        await self._store(container).forget(container, request.reader)
+        return await self._rebuilt(request, container)
 
     def forget(self, reader: ObjectId) -> None:
         """Forget the reader, as if they had never been here."""
         self._edges.forget(reader)
         self._pages.forget(reader)
 
+    def _readable(self, request: Request, settings: Settings) -> Container | None:
+        keeps = request.phase.keeps
+        return self._switch.readable(settings, keeps) if keeps else None
+
+    def _store(self, container: Container) -> Store:
+        return self._kept[container.kept].store
+
     # Look
 
-    async def _start(
-        self, request: Request, kept: KeptTimelines, container: Container, settings: Settings, *, again: bool
-    ) -> Start | None:
+    async def _start(self, request: Request, container: Container, settings: Settings, *, again: bool) -> Start | None:
         """Return what a read begins with; None for a reader who is certainly cold. For a reader whom this process does
         not remember, a glance at the list says what to look up. `again`: what was noted of them may have been wrong.
         """
@@ -188,13 +206,13 @@ class Reading:
         remembered = self._edges.recall(reader)
         place = Place(container, reader, request.cursor, enough(request.limit))
         seen = self._pages.recall(reader) if request.before is None else UNSEEN
-        glance = Glance() if remembered or seen.statuses else await kept.store.glance(place)
+        glance = Glance() if remembered or seen.statuses else await self._store(container).glance(place)
         if glance is None:
             return None
         if again:
             glance = glance._replace(edges=None)
         edges = remembered or glance.edges or OwnEdges(reader)
-        looking = await self._pending.looking(self._switch.phases_of(kept.name), settings.epoch)
+        looking = await self._pending.looking(self._switch.phases_of(container.kept), settings.epoch)
         marked = await self._markers.known(settings.epoch) if request.phase.pulls else None
         if (looking.by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             if glance.edges:
@@ -202,14 +220,14 @@ class Reading:
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
         is_remembered = remembered is not None
-        return Start(request, kept, settings, place, edges, is_remembered, seen, glance, marked, pulled, looking)
+        return Start(request, settings, place, edges, is_remembered, seen, glance, marked, pulled, looking)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
         cost that does not grow with the backlog (rule 10).
         """
         edges, seen, place = start.edges, start.seen, start.place
-        last_ids = start.last_page.made_of.ids if start.last_page else ()
+        last_ids = start.last_page.made_of.first.ids if start.last_page else ()
         pending = self._pending.finds(start.looking, edges, place, last_ids)
         pulled = self._pulled(start, place, last_ids)
         view = View(edges, departed=frozenset())
@@ -223,7 +241,7 @@ class Reading:
             finds |= statuses_shown(edges.reader, start.glance.ids, known)
         if not start.is_remembered:
             finds |= view.missing(list(known.values()))
-        answers = await together(self._db, **finds, **start.kept.store.finds(place))
+        answers = await together(self._db, **finds, **self._store(place.container).finds(place))
         view.learn(answers)
         now = as_now(known, answers)
         return Look(
@@ -265,34 +283,32 @@ class Reading:
         """Evaluate the definition, by the query: nothing is kept, or what is kept cannot be believed."""
         following = Following(self._db, request.reader, self._edges)
         candidates = HomeTimeline(self._db, request.reader, following)
-        filling = Filling(self._db, View(OwnEdges(request.reader)), on_home, as_row=self._statuses.row)
+        filling = self._filling(View(OwnEdges(request.reader)), {})
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         return Page(request.phase.slug, statuses, after, "query", versions=following.versions)
 
-    async def _listed(self, start: Start, kept: Slice, first: Slice, look: Look) -> Page:
+    async def _listed(self, start: Start, made_of: MadeOf, look: Look) -> Page:
         """Make a page from what is kept, with what is pending and what is pulled; older statuses are from the query."""
-        request, view = start.request, look.view
+        request, view, first = start.request, look.view, made_of.first
         view.departed = await self._departed.at(look.versions.names)
         basis = Basis(first.packed, first.floor, request.limit, look.versions.edges, view.departed)
         if same := start.seen.judged_before(basis, look.rows, look.answers):
-            waiting = start.waiting(look)
-            if not kept.has_the_same(same.kept) or waiting != same.waiting:  # what was pending has been delivered
-                judged = same._replace(made_of=first, kept=kept, waiting=waiting)
-                self._pages.keep(request.reader, start.seen._replace(judged=judged))
+            if not same.made_of.is_from(made_of.kept, made_of.waiting):  # what was pending has been delivered
+                self._pages.keep(request.reader, start.seen._replace(judged=same._replace(made_of=made_of)))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)
         candidates = KeptThenQuery(first, partial(self._further, start, look), query)
-        statuses, after = await self._filled(
-            request, candidates, view, look.versions, look.rows, kept, start.waiting(look)
-        )
+        filling = self._filling(view, look.rows)
+        statuses, after = await self._filled(request, filling, candidates, look.versions, made_of)
         return Page(request.phase.slug, statuses, after, candidates.source(statuses), versions=look.versions)
 
     async def _further(self, start: Start, look: Look, before: ObjectId, n: int) -> Slice | None:
         """Return what is kept below an id, with what is pending and what is pulled there; these are looked up unless
         all is known.
         """
-        place, store = start.place._replace(before=before, n=n), start.kept.store
+        place = start.place._replace(before=before, n=n)
+        store = self._store(place.container)
         pending = {} if look.pending.is_all else self._pending.by_authors(start.looking.names, start.edges, place)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.finds(place)}
@@ -304,27 +320,15 @@ class Reading:
         all_pulled = look.pulled if look.pulled.is_all else Undelivered.of(pulled, answers)
         return part and part.with_undelivered(all_pending.beside(all_pulled), before, n)
 
-    async def _comeback(
-        self,
-        request: Request,
-        kept: KeptTimelines,
-        container: Container,
-        versions: Versions | None = None,
-    ) -> Page:
+    async def _comeback(self, request: Request, container: Container, versions: Versions | None = None) -> Page:
         """Make a page for a reader for whom nothing is kept. Where the setting says so, it stays like that until they
         press a button.
         """
-        if kept.recipients.active_only and self._config.comeback == "manual":
+        if self._kept[container.kept].recipients.active_only and self._config.comeback == "manual":
             return replace(await self._queried(request), cold=True)
-        return await self._rebuilt(request, kept, container, versions)
+        return await self._rebuilt(request, container, versions)
 
-    async def _rebuilt(
-        self,
-        request: Request,
-        kept: KeptTimelines,
-        container: Container,
-        versions: Versions | None = None,
-    ) -> Page:
+    async def _rebuilt(self, request: Request, container: Container, versions: Versions | None = None) -> Page:
         """Make a page at once, complete and from the query; beside that, rebuild the timeline."""
         reader, n = request.reader, enough(request.limit)
         following, began_s = Following(self._db, reader, self._edges, versions), self._stack.clock.monotonic()
@@ -333,60 +337,56 @@ class Reading:
 
         async def answer() -> Page:
             query = HomeTimeline(self._db, reader, following)
-            candidates = KeptThenQuery(await comeback.head(), _nothing, query)
+            made_of = MadeOf(await comeback.head())
+            candidates = KeptThenQuery(made_of.first, _nothing, query)
             versions = following.versions
             assert versions, "whom they follow has been looked up"
             # From now on there is a list: whom they follow need not be remembered.
             view = View(replace(edges, followees=None, unmuted=None), await self._departed.at(versions.names))
-            statuses, after = await self._filled(request, candidates, view, versions, {})
+            statuses, after = await self._filled(request, self._filling(view, {}), candidates, versions, made_of)
             return Page(request.phase.slug, statuses, after, "query", cold=True, versions=versions)
 
         async def rebuild() -> bool:
             # Somebody's transaction may hold what has to be written.
             with outages_told(log.warning, f"the timeline of {reader} is left to the next read"):
-                return await kept.store.rebuild(container, comeback)
+                return await self._store(container).rebuild(container, comeback)
             return False
 
         page, rebuilt = await asyncio.gather(answer(), rebuild())
         return replace(page, source="rebuilt" if rebuilt else "query")
 
-    @staticmethod
-    async def _note(start: Start, edges: OwnEdges) -> None:
+    async def _note(self, start: Start, edges: OwnEdges) -> None:
         """Note the edges that a first page took, for processes that do not know its reader, unless they are noted or a
         backfill may be owed.
         """
         container = start.place.container
         if start.request.before is None and edges.backfilled and container.name not in edges.noted_in:
             edges.noted_in += (container.name,)
-            await start.kept.store.note_edges(container, edges)
+            await self._store(container).note_edges(container, edges)
 
     # Fill
 
+    def _filling(self, view: View, rows: Statuses) -> Filling:
+        return Filling(self._db, view, on_home, dict(rows), self._statuses.row)
+
     async def _filled(
-        self,
-        request: Request,
-        candidates: KeptThenQuery,
-        view: View,
-        versions: Versions,
-        rows: Statuses,
-        kept: Slice | None = None,
-        waiting: Undelivered | None = None,
+        self, request: Request, filling: Filling, candidates: KeptThenQuery, versions: Versions, made_of: MadeOf
     ) -> tuple[list[StatusRow], ObjectId | None]:
         """Fill a page. What it took to fill a first page is remembered, unless most of that was not for the reader, and
         so are the edges that were asked for.
         """
-        filling = Filling(self._db, view, on_home, dict(rows), self._statuses.row)
+        view = filling.view
         statuses, after = await filling.fill(candidates, request.before, request.limit)
         if request.before is None and filling.wasteful:
             self._pages.forget(request.reader)
         elif request.before is None:
-            first, judged = candidates.first, None
-            if not candidates.went_on and view.steady and filling.edges.version == versions.edges:
+            first, judged = made_of.first, None
+            if not candidates.went_on and view.steady and view.edges.version == versions.edges:
                 basis = Basis(first.packed, first.floor, request.limit, versions.edges, view.departed)
-                judged = Judged(basis, first, kept, waiting, filling.backs, statuses, after)
+                judged = Judged(basis, made_of, filling.backs, statuses, after)
             self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
         if request.before is None or self._edges.recall(request.reader):
-            self._edges.keep(filling.edges)
+            self._edges.keep(view.edges)
         return statuses, after
 
 

@@ -139,7 +139,7 @@ class Timelines:
             metrics.REBUILDS.labels(consumer.name)  # none is a figure, too
         self.streamed = [consumer for consumer in consumers if consumer.carrier.inserted]
         self.pending = Pending(stack)
-        self._reading = Reading(stack, self.switch, self.outbox, self.pending, self.pulls.markers)
+        self._reading = Reading(stack, self.kept, self.switch, self.outbox, self.pending, self.pulls.markers)
 
     def _consumer(self, phase: Phase, kept: KeptTimelines) -> PhaseConsumer:
         assert phase.carrier, f"{phase.slug} keeps timelines that nobody delivers to"
@@ -164,16 +164,14 @@ class Timelines:
         """Return one page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
         await self.pulls.authors.one_read()
-        request = Request(asked, self.kept_by(asked.slug), reader, before, limit)
-        return _counted(asked, await self._reading.page(request))
+        return _counted(asked, await self._reading.page(Request(asked, reader, before, limit)))
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
         """Return the first page, and build anew what the phase keeps for this reader. Raises Invalid for an unknown
         phase.
         """
         asked = await self._named(phase)
-        request = Request(asked, self.kept_by(asked.slug), reader, None, limit)
-        return _counted(asked, await self._reading.refresh(request))
+        return _counted(asked, await self._reading.refresh(Request(asked, reader, None, limit)))
 
     async def _named(self, slug: str | None) -> Phase:
         """Return this phase, or the one that readers get by default: ours, where only another version of the program

@@ -64,9 +64,9 @@ class Slice:
     def packed(self) -> bytes:
         return b"".join([id.binary for id in self.ids])
 
-    def has_the_same(self, other: "Slice | None") -> bool:
+    def has_the_same(self, other: "Slice") -> bool:
         """Return whether the other one has the same ids above the same floor, whichever store it is from."""
-        return self is other or (other is not None and self.floor == other.floor and self.packed == other.packed)
+        return self is other or (self.floor == other.floor and self.packed == other.packed)
 
     def is_short(self, n: int) -> bool:
         """Return whether there are fewer than `n` entries here, although more may be above the floor."""

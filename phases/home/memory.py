@@ -12,7 +12,7 @@ from app.edges import Version
 from app.models import StatusRow
 from app.same import IDS
 from app.stack.mongodb.find import Find, Rows
-from phases.home.candidates import Slice, Undelivered
+from phases.home.candidates import NOTHING, Slice, Undelivered
 
 ROWS_REMEMBERED = 100_000  # statuses of all readers together, and one for each reader, about 500 bytes each
 ROWS_SHARED = 20_000  # statuses, about 10 MB; where there are more it begins anew
@@ -32,17 +32,27 @@ class Basis(NamedTuple):
     departed: frozenset[ObjectId]
 
 
+class MadeOf(NamedTuple):
+    """What a page is made of. `first`: its candidates, down to where others have to be looked up. `kept`: what of that
+    is kept. `waiting`: what of it is from a backlog, where one was read.
+    """
+
+    first: Slice
+    kept: Slice = NOTHING
+    waiting: Undelivered | None = None
+
+    def is_from(self, kept: Slice, waiting: Undelivered | None) -> bool:
+        """Return whether the same is kept and waits."""
+        return kept.has_the_same(self.kept) and waiting == self.waiting
+
+
 class Judged(NamedTuple):
-    """A page that was judged. `made_of`: its candidates; `kept`: what of that was kept, None where nothing was.
-    `waiting`: what else it was made of, where that was read of a backlog.
-    `backs`: whether the authors of statuses for mutuals followed the reader; that has no version. `shown`: the list
-    that the page had, and has again (`Page.statuses`).
+    """A page that was judged. `backs`: whether the authors of statuses for mutuals followed the reader; that has no
+    version. `shown`: the list that the page had, and has again (`Page.statuses`).
     """
 
     basis: Basis
-    made_of: Slice
-    kept: Slice | None
-    waiting: Undelivered | None
+    made_of: MadeOf
     backs: Mapping[ObjectId, bool]
     shown: list[StatusRow]
     next: ObjectId | None
@@ -64,7 +74,7 @@ class Seen(NamedTuple):
 
     def full(self, n: int) -> Judged | None:
         """Return the page if it was made of `n` candidates and was not the last one; None where that is not known."""
-        if self.judged is None or self.judged.next is None or len(self.judged.made_of.entries) != n:
+        if self.judged is None or self.judged.next is None or len(self.judged.made_of.first.entries) != n:
             return None
         return self.judged
 

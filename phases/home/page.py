@@ -8,7 +8,7 @@ from bson import ObjectId
 
 from app.access import AsRow, Entry, Shows, hydrate, shown_among
 from app.clock import LAST_ID
-from app.edges import OwnEdges, Versions, View
+from app.edges import Versions, View
 from app.models import StatusRow
 from app.stack.mongodb.connection import Database
 from phases.home.candidates import Candidates, Source
@@ -67,7 +67,7 @@ class Filling:
         rows: dict[ObjectId, StatusRow] | None = None,
         as_row: AsRow = StatusRow.of,
     ) -> None:
-        self._db, self._view, self._shows, self._as_row = db, view, shows, as_row
+        self._db, self.view, self._shows, self._as_row = db, view, shows, as_row
         self.rows = {} if rows is None else rows
         self._judged: list[StatusRow] = []
         self.wasteful = False
@@ -111,14 +111,9 @@ class Filling:
         """Whether the authors of statuses for mutuals follow the reader: it decided
         about the page beside the reader's own edges.
         """
-        me, follow = self._view.edges.reader, self._view.reader().followed_by
+        me, follow = self.view.edges.reader, self.view.reader().followed_by
         mutual = [s.user_id for s in self._judged if s.audience == "mutuals"]
         return {author: follow[author] for author in mutual if author != me}
-
-    @property
-    def edges(self) -> OwnEdges:
-        """The reader's own edges, as they were when the last status was judged."""
-        return self._view.edges
 
     async def _shown(self, entries: Sequence[Entry], wanted: int) -> list[StatusRow]:
         """Return the statuses that are shown; only the first of them, where these are
@@ -127,15 +122,15 @@ class Filling:
         begin = takewhile(bool, (self.rows.get(e.id) for e in entries))
         at_hand = [status for status in begin if status]
         if wanted <= len(at_hand) < len(entries):
-            shown = await shown_among(self._db, self._view, at_hand, self._shows)
+            shown = await shown_among(self._db, self.view, at_hand, self._shows)
             if len(shown) >= wanted:
                 self._judged += at_hand
                 return shown
         if len(at_hand) < len(entries):
             missing = [e for e in entries if e.id not in self.rows]
             known = [self.rows[e.id] for e in entries if e.id in self.rows]
-            found = await hydrate(self._db, self._view, missing, known, self._as_row)
+            found = await hydrate(self._db, self.view, missing, known, self._as_row)
             self.rows |= found
             at_hand = [self.rows[e.id] for e in entries if e.id in self.rows]
         self._judged += at_hand
-        return await shown_among(self._db, self._view, at_hand, self._shows)
+        return await shown_among(self._db, self.view, at_hand, self._shows)
