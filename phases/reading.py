@@ -9,14 +9,13 @@ from functools import partial
 from bson import ObjectId
 
 from app.access import on_home, shown_rows, statuses_shown
-from app.clock import LAST_ID
+from app.clock import FIRST_ID, LAST_ID
 from app.departures import Departed
 from app.edges import EdgeMemory, Following, OwnEdges, Versions, View, versions_in, versions_of
 from app.models import StatusRow
 from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
-from phases.comeback import Comeback
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.pending import Looking, Pending
@@ -35,10 +34,10 @@ from phases.home.memory import (
     as_now,
     changes_of,
 )
-from phases.home.newest import newest_of_groups, window_of_groups
+from phases.home.newest import Newest, newest_of_groups, window_of_groups
 from phases.home.page import Filling, Page, enough
-from phases.keeping.store import Container, Glance, Place, Store
-from phases.p1_query import HomeTimeline
+from phases.keeping.store import Container, Glance, Place, Returning, Store
+from phases.p1_query import HomeTimeline, written_by
 from phases.pulling.markers import Known, Markers
 
 log = logging.getLogger(__name__)
@@ -148,7 +147,7 @@ class Reading:
                 break
             start = await self._start(request, container, settings, again=attempt > 0)
             if start is None:
-                return await self._comeback(request, container)
+                return await self._cold(request, container)
 
             # First what is pending, on one snapshot of MongoDB; only then the list.
             look = await self._look(start)
@@ -162,7 +161,7 @@ class Reading:
                 break
             start.edges.confirm(look.versions.edges)
             if kept is None:
-                return await self._comeback(request, container, look.versions)
+                return await self._cold(request, container, look.versions)
             # More is pending than was looked at: next, what the reader's own authors have.
             if not look.pending.is_all and not start.looking.by_authors:
                 continue
@@ -320,7 +319,7 @@ class Reading:
         all_pulled = look.pulled if look.pulled.is_all else Undelivered.of(pulled, answers)
         return part and part.with_undelivered(all_pending.beside(all_pulled), before, n)
 
-    async def _comeback(self, request: Request, container: Container, versions: Versions | None = None) -> Page:
+    async def _cold(self, request: Request, container: Container, versions: Versions | None = None) -> Page:
         """Make a page for a reader for whom nothing is kept. Where the setting says so, it stays like that until they
         press a button.
         """
@@ -333,12 +332,16 @@ class Reading:
         reader, n = request.reader, enough(request.limit)
         following, began_s = Following(self._db, reader, self._edges, versions), self._stack.clock.monotonic()
         edges = await following.known()
-        comeback = Comeback(self._stack, self._edges, reader, edges.followees or [], began_s, request.cursor, n)
+        followees = edges.followees or []
+        newest = Newest(self._db, written_by, [reader, *followees])
+        head = asyncio.ensure_future(newest.older_than(request.cursor, n))
+        returning = Returning(self._stack, self._edges, written_by, reader, followees, began_s, head)
 
         async def answer() -> Page:
-            query = HomeTimeline(self._db, reader, following)
-            made_of = MadeOf(await comeback.head())
-            candidates = KeptThenQuery(made_of.first, _nothing, query)
+            entries = await head
+            floor = entries[-1].id if len(entries) == n else FIRST_ID
+            made_of = MadeOf(Slice(entries, floor, whole=True))
+            candidates = KeptThenQuery(made_of.first, _nothing, HomeTimeline(self._db, reader, following))
             versions = following.versions
             assert versions, "whom they follow has been looked up"
             # From now on there is a list: whom they follow need not be remembered.
@@ -349,7 +352,7 @@ class Reading:
         async def rebuild() -> bool:
             # Somebody's transaction may hold what has to be written.
             with outages_told(log.warning, f"the timeline of {reader} is left to the next read"):
-                return await self._store(container).rebuild(container, comeback)
+                return await self._store(container).rebuild(container, returning)
             return False
 
         page, rebuilt = await asyncio.gather(answer(), rebuild())

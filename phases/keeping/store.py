@@ -1,21 +1,23 @@
 """The stores of timelines: what every store can do, and what it needs to know of a reader who comes back."""
 
 from abc import ABC, abstractmethod
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 from bson import ObjectId
 
 from app.access import Entry
-from app.clock import LAST_ID
-from app.edges import OwnEdges
+from app.clock import FIRST_ID, LAST_ID
+from app.edges import EdgeMemory, Following, OwnEdges
 from app.models import StatusRow
 from app.stack import Stack
 from app.stack.mongodb.find import Find, Rows
 from app.stack.sorted_sets import Over
 from phases.home.candidates import Slice
+from phases.home.newest import ID_ONLY, Newest, Query, paced
 from phases.keeping.recipients import Recipients
 
 FORGOTTEN = 2**63 - 1  # a pulse as high as none is: whatever was kept beside it, it may have been higher than ours
@@ -74,14 +76,20 @@ class Recent:
     floor: ObjectId
 
 
-class Returning(Protocol):
+@dataclass(frozen=True)
+class Returning:
     """A reader for whom nothing is kept. `followees`: whom they followed, looked up no longer than a grace before
-    `began_s`, in seconds of the clock's monotonic time.
+    `began_s`, in seconds of the clock's monotonic time. `head`: the beginning of their page, which also shows how far
+    back the rest may reach. `query`: the statuses of some authors.
     """
 
+    stack: Stack
+    memory: EdgeMemory
+    query: Query
     reader: ObjectId
+    followees: Sequence[ObjectId]
     began_s: float
-    followees: list[ObjectId]
+    head: Future[list[Entry]]
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
         """Return what belongs into a rebuilt timeline, queried now.
@@ -89,7 +97,14 @@ class Returning(Protocol):
         With `authors`: the ids of what these have written. Without: ids and authors of what those have written whom the
         reader follows at this moment.
         """
-        ...
+        db, cap = self.stack.db, self.stack.config.cap
+        if authors is None:
+            following_ids = await Following(db, self.reader, self.memory).ids()
+            newest = Newest(db, self.query, [self.reader, *following_ids])
+        else:
+            newest = Newest(db, self.query, [self.reader, *authors], ID_ONLY)
+        rows = await newest.packed(LAST_ID, cap, paced([entry.id for entry in await self.head], cap))
+        return Recent(rows, ObjectId(rows[-1][:12]) if len(rows) == cap else FIRST_ID)
 
 
 class Store(ABC):

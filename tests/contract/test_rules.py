@@ -26,7 +26,6 @@ from app.stack.mongodb.transaction import Contended
 from benchmarks.answers import kept_list
 from phases import PHASES, reading
 from phases.base import Phase
-from phases.comeback import Comeback
 from phases.delivering import backlog, outbox, pending
 from phases.delivering.backlog import LATE_S, REREAD_S
 from phases.delivering.delivery import Delivery
@@ -40,7 +39,7 @@ from phases.home.newest import window_of_groups
 from phases.home.page import enough
 from phases.keeping.entries import Entries, entries_name, entry_key, floors_name
 from phases.keeping.lists import Lists
-from phases.keeping.store import AuthorIds, Container, Recent
+from phases.keeping.store import AuthorIds, Container, Recent, Returning
 from phases.p1_query import QUERY
 from phases.p2_push import PUSH, put_on_timelines
 from phases.p3_queue import QUEUE
@@ -1139,15 +1138,15 @@ async def test_a_status_delivered_while_a_list_is_rebuilt_is_in_it(town: World) 
     await town.post("zoe", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Comeback.recent
+    recent = Returning.recent
 
-    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Returning, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
         await town.post("zoe", "during")
         await town.drain()
         return part
 
-    with patch.object(Comeback, "recent", raced):
+    with patch.object(Returning, "recent", raced):
         await town.page("ann", "cache")
     page = await town.page("ann", "cache")
     assert ([s.text for s in page.statuses], page.source) == (["during", "before"], "list")
@@ -1159,15 +1158,15 @@ async def test_a_follow_while_a_timeline_is_rebuilt_is_not_lost(town: World, pha
     await town.post("yan", "before")
     await town.drain()
     await town.chill("ann")
-    recent = Comeback.recent
+    recent = Returning.recent
 
-    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Returning, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
-        with patch.object(Comeback, "recent", recent):
+        with patch.object(Returning, "recent", recent):
             await town.follow("ann", "yan")
         return part
 
-    with patch.object(Comeback, "recent", raced):
+    with patch.object(Returning, "recent", raced):
         await town.page("ann", phase)
     await town.sees("ann", "before")
 
@@ -1176,15 +1175,15 @@ async def test_of_two_rebuilds_one_fills_and_nothing_is_lost(town: World) -> Non
     await town.post("zoe", "hello")
     await town.drain()
     await town.chill("ann")
-    recent, pages = Comeback.recent, []
+    recent, pages = Returning.recent, []
 
-    async def raced(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
+    async def raced(self: Returning, authors: list[ObjectId] | None = None) -> Recent:
         part = await recent(self, authors)
-        with patch.object(Comeback, "recent", side_effect=AssertionError("one asks, and the other one does not")):
+        with patch.object(Returning, "recent", side_effect=AssertionError("one asks, and the other one does not")):
             pages.append(await town.page("ann", "cache"))
         return part
 
-    with patch.object(Comeback, "recent", raced):
+    with patch.object(Returning, "recent", raced):
         pages.append(await town.page("ann", "cache"))
     assert [page.source for page in pages] == ["query", "rebuilt"]
     assert [page.cold for page in pages] == [True, True]

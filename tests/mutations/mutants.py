@@ -194,9 +194,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who is muted is left out of entries that are built",
         "3 floor",
-        "phases.comeback.Comeback.recent",
-        "self._memory).ids()",
-        "self._memory).unmuted()",
+        "phases.keeping.store.Returning.recent",
+        "self.memory).ids()",
+        "self.memory).unmuted()",
         _of(MUTES, "test_unmuting_owes_no_backfill"),
     ),
     # A page
@@ -1064,8 +1064,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a return is dated when its followees have been looked up",
         "phase 4: activity",
         "phases.reading.Reading._rebuilt",
-        "edges.followees or [], began_s,",
-        "edges.followees or [], self._stack.clock.monotonic(),",
+        "followees, began_s,",
+        "followees, self._stack.clock.monotonic(),",
         _of(FIXED, "test_a_return_that_slept_while_it_looked_up_whom_they_follow_keeps_nothing"),
     ),
     Mutant(

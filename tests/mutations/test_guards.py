@@ -17,7 +17,6 @@ from app.edges import Following, OwnEdges
 from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
-from phases.comeback import Comeback
 from phases.delivering import pending
 from phases.delivering.settings import Wish
 from phases.home import memory
@@ -26,7 +25,7 @@ from phases.home.page import SPARE, Filling, enough
 from phases.keeping.activity import ActiveReaders
 from phases.keeping.lists import ID_BYTES, LIST, SURPLUS, Lists, Value, key
 from phases.keeping.recipients import Admitted
-from phases.keeping.store import Container, Place, Recent
+from phases.keeping.store import Container, Place, Recent, Returning
 from phases.p1_query import QUERY
 from phases.p2_push import put_on_timelines
 from phases.p4_cache import CACHE, HomeLists
@@ -434,13 +433,13 @@ async def test_a_circle_fills_no_strangers_list(town: World) -> None:
 @pytest.mark.parametrize("settings", [{"timeline_ttl_s": 60, "activity_slack_s": 10, "lease_s": 300}])
 async def test_a_list_whose_time_is_over_before_it_is_filled_is_given_up(town: World) -> None:
     await town.chill("ann")
-    recent = Comeback.recent
+    recent = Returning.recent
 
-    async def for_long(self: Comeback, authors: list[ObjectId] | None = None) -> Recent:
+    async def for_long(self: Returning, authors: list[ObjectId] | None = None) -> Recent:
         town.clock.advance(75)
         return await recent(self, authors)
 
-    with patch.object(Comeback, "recent", for_long):
+    with patch.object(Returning, "recent", for_long):
         page = await town.page("ann", "cache")
     assert (page.source, page.cold) == ("query", True)
 

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID
+from app.edges import EdgeMemory
 from app.stack.cost import Cost, counted
 from app.walkthrough.experiments.base import Experiment, Knob
 from app.walkthrough.experiments.pages import Pages, pages, pages_chart
@@ -16,7 +18,7 @@ from app.walkthrough.result import Bar, Chart, Check, Result, Sample, compared, 
 from phases.base import Phase
 from phases.home.newest import Newest
 from phases.keeping.lists import LIST, Value, key
-from phases.keeping.store import Recent
+from phases.keeping.store import Recent, Returning
 from phases.p1_query import QUERY, written_by
 from phases.p2_push import deliver_status
 from phases.p3_queue import QUEUE
@@ -174,29 +176,29 @@ async def _races(lab: Lab) -> list[Check]:
     ]
 
 
-class _QueryThenDelivery:
-    """A rebuild in which a status is delivered between the query and the filling of the list."""
+@dataclass(frozen=True)
+class _QueryThenDelivery(Returning):
+    """A return during which a status is delivered between the query and the filling of the list."""
 
-    def __init__(self, lab: Lab, reader: ObjectId, author: ObjectId) -> None:
-        self.lab, self.reader, self.author = lab, reader, author
-        self.followees, self.began_s = [author], lab.clock.monotonic()
+    lab: Lab
 
     async def recent(self, authors: Sequence[ObjectId] | None = None) -> Recent:
-        newest = Newest(self.lab.stack.db, written_by, [self.reader, self.author])
-        rows = await newest.packed(LAST_ID, self.lab.stack.config.cap)
-        status = await self.lab.store(self.author, CACHE.slug)
-        await deliver_status(self.lab.delivery(CACHE), status)
-        return Recent(rows, FIRST_ID)
+        recent = await super().recent(authors)
+        [author] = self.followees
+        await deliver_status(self.lab.delivery(CACHE), await self.lab.store(author, CACHE.slug))
+        return recent
 
 
 async def _race(lab: Lab, author: ObjectId, *, with_cas: bool) -> int:
     (reader,) = await lab.followers(author, 1)
     container = await lab.container(CACHE)
-    query = _QueryThenDelivery(lab, reader, author)
+    head = asyncio.ensure_future(Newest(lab.stack.db, written_by, [reader, author]).older_than(LAST_ID, HISTORY))
+    began_s = lab.clock.monotonic()
+    returning = _QueryThenDelivery(lab.stack, EdgeMemory(), written_by, reader, [author], began_s, head, lab)
     if with_cas:
-        await lab.kept(CACHE).store.rebuild(container, query)
+        await lab.kept(CACHE).store.rebuild(container, returning)
     else:
-        recent = await query.recent()
+        recent = await returning.recent()
         await lab.stack.memcached.delete(key(container, reader))  # Memcached's `set` replaces whatever is there
         await _add_list(lab, key(container, reader), recent)
     limit = 2 * HISTORY
