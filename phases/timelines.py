@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from bson import ObjectId
 
@@ -21,7 +20,6 @@ from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
 from phases.delivering.pending import Pending
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
-from phases.home.newest import Newest
 from phases.home.page import Page
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
@@ -125,9 +123,7 @@ class Timelines:
                 assert is_same, f"{phase.slug}: other classes keep {phase.keeps!r}, so one needs another name"
         self.switch = Switch(stack, keeps, {name: store for name, (store, _) in made.items()})
         self.kept = {
-            kind: KeptTimelines(
-                kind, store, recipients, self.switch, partial(Newest, stack.db, written_by), stack.config.cap
-            )
+            kind: KeptTimelines(kind, store, recipients, self.switch, written_by)
             for kind, (store, recipients) in made.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.pulls for phase in phases if phase.pulls})

@@ -1,6 +1,5 @@
-"""What one stack keeps for phases with the same store and recipients: these two, and the containers that are open."""
+"""What one stack keeps for phases with the same store and recipients."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bson import ObjectId
@@ -8,29 +7,28 @@ from bson import ObjectId
 from app.access import Entry
 from app.clock import LAST_ID
 from phases.delivering.switch import Switch
-from phases.home.newest import Newest
+from phases.home.newest import Newest, Query
 from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
 
 
 @dataclass(frozen=True)
 class KeptTimelines:
-    """The timelines that phases with the same store and recipients keep. `newest`: the query for the statuses of some
-    authors. `cap`: entries kept per timeline.
+    """The timelines that phases with the same store and recipients keep, in the containers that the switch opens.
+    `query`: the statuses of some authors.
     """
 
     name: str
     store: Store
     recipients: Recipients
     switch: Switch
-    newest: Callable[[list[ObjectId]], Newest]
-    cap: int
+    query: Query
 
     async def backfill(self, reader: ObjectId, author: ObjectId) -> None:
         """Merge the author's recent ids into the reader's timeline (rule 4)."""
 
         async def author_ids(floor: ObjectId) -> list[Entry]:
-            entries = await self.newest([author]).older_than(LAST_ID, self.cap)
+            entries = await Newest(self.store.db, self.query, [author]).older_than(LAST_ID, self.store.config.cap)
             return [entry for entry in entries if entry.id >= floor]
 
         for container in self.switch.writable(await self.switch.fresh(), self.name):
