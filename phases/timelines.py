@@ -21,7 +21,6 @@ from phases.delivering.pending import Pending
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.page import Page
-from phases.keeping.recipients import Recipients
 from phases.keeping.store import Store
 from phases.p1_query import written_by
 from phases.p3_queue import status_deliver
@@ -113,21 +112,14 @@ class Timelines:
         self.stack = stack
         self.phases = {phase.slug: phase for phase in phases}
         self._default = self.phases.get(DEFAULT.slug, phases[-1])
-        keeps = {phase.slug: phase.keeps for phase in phases}
-        made: dict[str, tuple[Store, Recipients]] = {}
-        for phase in phases:
-            if phase.keeps and phase.keeps not in made:
-                made[phase.keeps] = _made(stack, phase)
-            if phase.keeps:  # phases that keep the same share it
-                is_same = [type(one) for one in made[phase.keeps]] == [phase.store, phase.recipients]
-                assert is_same, f"{phase.slug}: other classes keep {phase.keeps!r}, so one needs another name"
-        self.switch = Switch(stack, keeps, {name: store for name, (store, _) in made.items()})
+        stores = _stores(stack, phases)
+        self.switch = Switch(stack, {phase.slug: phase.keeps for phase in phases}, stores)
         self.kept = {
-            kind: KeptTimelines(kind, store, recipients, self.switch, written_by)
-            for kind, (store, recipients) in made.items()
+            name: KeptTimelines(name, store, store.recipients, self.switch, written_by)
+            for name, store in stores.items()
         }
         self.pulls = Pulls(stack, {phase.slug: phase.pulls for phase in phases if phase.pulls})
-        idle = {slug for slug, kept in keeps.items() if not kept}
+        idle = {phase.slug for phase in phases if not phase.keeps}
         self.outbox = Outbox(stack, self.switch, idle, self.kept.values(), self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
         for consumer in consumers:
@@ -279,8 +271,14 @@ def _lookup(page: Page) -> str:
     return "hit" if page.source.startswith("list") else "unused"
 
 
-def _made(stack: Stack, phase: Phase) -> tuple[Store, Recipients]:
-    assert phase.store, phase.slug
-    assert phase.recipients, phase.slug
-    recipients = phase.recipients(stack)
-    return phase.store(stack, recipients), recipients
+def _stores(stack: Stack, phases: Sequence[Phase]) -> dict[str, Store]:
+    """Return the stores by what is kept in them. Phases that keep the same share one."""
+    stores: dict[str, Store] = {}
+    for phase in phases:
+        if phase.store and phase.recipients and phase.keeps:
+            if phase.keeps not in stores:
+                stores[phase.keeps] = phase.store(stack, phase.recipients(stack))
+            store = stores[phase.keeps]
+            is_same = (type(store), type(store.recipients)) == (phase.store, phase.recipients)
+            assert is_same, f"{phase.slug}: other classes keep {phase.keeps!r}, so one needs another name"
+    return stores
