@@ -161,22 +161,26 @@ class Outbox:
 
     async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer) -> None:
         """Hand a status that is stored to its consumers. `again`: it was stored by an earlier try, which may have been
-        killed before it could say so, or before a majority had the status.
-
-        The insert may have taken so long that a phase has been switched on meanwhile: then the status is owed to that,
-        too. Or so long that its author's marker has to be made anew.
+        killed before it could say so, or before a majority had the status. The insert may have taken so long that its
+        author's marker has to be made anew.
         """
         if not again:
             await self._pulls.authors.one_post()
-        names = owed.consumers
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
-        if again or not self._switch.still_holds(owed.settings):
-            now_owed = self._phases_delivering(await self._switch.fresh())
-            names = await self.make_owed(status, tuple(dict.fromkeys((*names, *now_owed))))
-        for name in names:
+        for name in await self._owed_now(status, owed, again=again):
             consumer = self.consumers.get(name)
-            await (defer if consumer and consumer.may_wait else at_once)(self._handed_over(name, status, trace))
+            hand_over = defer if consumer and consumer.may_wait else at_once
+            await hand_over(self._handed_over(name, status, trace))
+
+    async def _owed_now(self, status: StatusRow, owed: Owed, *, again: bool) -> tuple[str, ...]:
+        """Return to whom a status that is stored is owed. Its insert may have taken so long that a phase has been
+        switched on meanwhile: then it is owed to that, too.
+        """
+        if again or not self._switch.still_holds(owed.settings):
+            delivering = self._phases_delivering(await self._switch.fresh())
+            return await self.make_owed(status, tuple(dict.fromkeys((*owed.consumers, *delivering))))
+        return owed.consumers
 
     async def _handed_over(self, name: str, status: StatusRow, trace: Trace) -> None:
         began_s = perf_counter()

@@ -373,7 +373,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a slow post believes its old settings",
         "3 grace",
-        "phases.delivering.outbox.Outbox.posted",
+        "phases.delivering.outbox.Outbox._owed_now",
         "if again or not self._switch.still_holds(owed.settings):",
         "if again:",
         _of(RULES, "test_a_post_that_takes_longer_than_the_grace_reads_the_settings_again"),
@@ -973,7 +973,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a replay trusts that the earlier try has delivered",
         "5 outbox, 6 idempotency",
-        "phases.delivering.outbox.Outbox.posted",
+        "phases.delivering.outbox.Outbox._owed_now",
         "if again or not self._switch.still_holds(owed.settings):",
         "if not self._switch.still_holds(owed.settings):",
         _of(FIXED, "test_a_replay_delivers_what_the_earlier_try_did_not"),
