@@ -16,8 +16,8 @@ from app.models import StatusRow
 from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
+from phases.delivering import backfills
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import Outbox
 from phases.delivering.pending import Looking, Pending
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
@@ -126,12 +126,11 @@ class Reading:
         stack: Stack,
         kept: Mapping[str, KeptTimelines],
         switch: Switch,
-        outbox: Outbox,
         pending: Pending,
         markers: Markers,
     ) -> None:
         self._stack, self._db, self._config = stack, stack.db, stack.config
-        self._kept, self._switch, self._outbox, self._pending, self._markers = kept, switch, outbox, pending, markers
+        self._kept, self._switch, self._pending, self._markers = kept, switch, pending, markers
         self._edges, self._pages, self._statuses = EdgeMemory(), FirstPages(), SeenStatuses()
         self._departed = Departed(stack.db)
 
@@ -232,7 +231,7 @@ class Reading:
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
         if not edges.backfilled:
-            finds |= self._outbox.backfills_of(edges.reader)
+            finds |= backfills.owed_to(edges.reader)
         # Of statuses that others have been shown, too, only what has changed.
         known = seen.statuses or self._statuses.among(start.glance.ids)
         finds |= changes_of(known)
@@ -247,7 +246,7 @@ class Reading:
             versions=versions_in(answers["versions"]),
             pending=self._pending.found(start.looking, pending, answers, edges, place),
             pulled=Undelivered.of(pulled, answers),
-            backfill_owed=self._outbox.is_owed_backfill(answers),
+            backfill_owed=backfills.is_any_owed(answers),
             rows=now if seen.statuses else shown_rows(answers, self._statuses.row, now.values()),
             answers=answers,
             view=view,

@@ -14,6 +14,7 @@ from app.watch import metrics
 from phases import DEFAULT, PHASES
 from phases.base import Carrier, Phase
 from phases.delivering import away
+from phases.delivering.backfills import Backfills
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
@@ -120,14 +121,14 @@ class Timelines:
         }
         self.pulls = Pulls(stack, {phase.slug: phase.pulls for phase in phases if phase.pulls})
         idle = {phase.slug for phase in phases if not phase.keeps}
-        self.outbox = Outbox(stack, self.switch, idle, self.kept.values(), self.pulls)
+        self.outbox = Outbox(stack, self.switch, idle, Backfills(stack, self.switch, self.kept.values()), self.pulls)
         consumers = [self._consumer(phase, self.kept[phase.keeps]) for phase in phases if phase.keeps]
         for consumer in consumers:
             self.outbox.add(consumer)
             metrics.REBUILDS.labels(consumer.name)  # none is a figure, too
         self.streamed = [consumer for consumer in consumers if consumer.carrier.inserted]
         self.pending = Pending(stack)
-        self._reading = Reading(stack, self.kept, self.switch, self.outbox, self.pending, self.pulls.markers)
+        self._reading = Reading(stack, self.kept, self.switch, self.pending, self.pulls.markers)
 
     def _consumer(self, phase: Phase, kept: KeptTimelines) -> PhaseConsumer:
         assert phase.carrier, f"{phase.slug} keeps timelines that nobody delivers to"

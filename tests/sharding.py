@@ -25,6 +25,7 @@ from app.names import Names
 from app.social.people import People
 from app.social.relations import Relations
 from app.social.statuses import Statuses
+from phases.delivering.backfills import Backfills
 from phases.delivering.outbox import Outbox
 from phases.delivering.switch import Switch
 from phases.timelines import PhaseConsumer, Timelines
@@ -123,7 +124,8 @@ USE_CASES = (
 )
 HOUSEKEEPING = (
     *((Timelines, name) for name in ("sweep", "change", "state", "force")),
-    *((Outbox, name) for name in ("oldest", "further_overdue", "backfills_overdue", "sweep")),
+    *((Outbox, name) for name in ("oldest", "further_overdue", "sweep")),
+    *((Backfills, name) for name in ("overdue", "sweep")),
     *((Switch, name) for name in ("beat", "change", "fresh")),
 )
 

@@ -80,10 +80,10 @@ async def _make_backfills(timelines: Timelines) -> None:
     version of the program has to make, too, wait for it: pages of their readers come from the query meanwhile.
     """
     overdue = id_at(timelines.stack.clock.now() - timedelta(seconds=OVERDUE_S))
-    late = await timelines.outbox.backfills_overdue(overdue, AT_ONCE)
+    late = await timelines.outbox.backfills.overdue(overdue, AT_ONCE)
     if late and (unknown := timelines.switch.unknown(await timelines.switch.fresh())):
         log.warning(
             "backfills wait for a program that knows %s; or switch it off: feedlab phases --deliver", sorted(unknown)
         )
         return
-    await _each(*(partial(timelines.outbox.make_backfill, collection, row) for collection, row in late))
+    await _each(*(partial(timelines.outbox.backfills.make, collection, row) for collection, row in late))

@@ -48,7 +48,7 @@ class Relations:
 
         async def end_follow(edges: Transaction) -> None:
             await edges["follows"].delete_one({"follower": reader, "followee": followee})
-            await self._outbox.narrowed(edges, reader, followee)
+            await self._outbox.backfills.narrowed(edges, reader, followee)
 
         await change_edges(self._db, {reader}, end_follow)
         self._edges_changed(reader, followee)
@@ -62,8 +62,8 @@ class Relations:
             await _is_there(edges, blocked)
             await edges["blocks"].find_or_insert(pair, {"_id": self._clock.new_id()})
             await edges["follows"].delete_many(_either_way("follower", "followee", blocker, blocked))
-            await self._outbox.narrowed(edges, blocker, blocked)
-            await self._outbox.narrowed(edges, blocked, blocker)
+            await self._outbox.backfills.narrowed(edges, blocker, blocked)
+            await self._outbox.backfills.narrowed(edges, blocked, blocker)
             await _in_conversation(edges, pair, "$addToSet")
 
         await change_edges(self._db, {blocker, blocked}, end_follows)
@@ -135,7 +135,7 @@ class Relations:
         return row
 
     async def _widened(self, collection: str, row: dict[str, Any], event: Event) -> None:
-        await self._outbox.widened(collection, row)
+        await self._outbox.backfills.widened(collection, row)
         if row["_id"] == event.id:
             await self._outbox.happened(event)
 

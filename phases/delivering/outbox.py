@@ -1,5 +1,4 @@
-"""The outbox (rules 4 and 5): whatever happens names the consumers that still have to handle it, and an edge says that
-it owes a backfill.
+"""The outbox (rule 5): whatever happens names the consumers that still have to handle it.
 
 A consumer handles what follows from a change; each phase is one. A status names its consumers itself; anything else
 that happens has an event, written in the same transaction. A consumer is handed what it cares for. What is lost on the
@@ -7,21 +6,20 @@ way is still owed: the read of a phase looks at it first, and the sweeper offers
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId, Timestamp
 
-from app.clock import FIRST_ID
 from app.edges import LATE, VERSIONS, another_version
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
-from app.stack.mongodb.find import Find, Rows
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG
+from phases.delivering.backfills import Backfills
 from phases.delivering.backlog import is_late
-from phases.delivering.kept_timelines import KeptTimelines
+from phases.delivering.overdue import Overdue
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.pulling.pulls import Pulls
@@ -30,10 +28,6 @@ log = logging.getLogger(__name__)
 
 EVENTS = Event.Settings.name
 COUNTED = 100_000  # of a backlog: every process counts every few seconds, and how much more there is makes it no dearer
-
-# The rows that widen what a reader may see: collection -> (field of the reader, field of the author).
-WIDENING = {"follows": ("follower", "followee"), "circles": ("member", "owner")}
-
 
 Kind = Literal[EventKind, "status", "mention"]
 WITH_STATUS: frozenset[Kind] = frozenset({"status", "mention"})  # told by the status; anything else has an event
@@ -105,18 +99,14 @@ class Owed(NamedTuple):
 class Outbox:
     """The outbox of one process. `consumers`: who handles what has happened, by name.
 
-    `idle`: the phases that may be switched on and deliver nothing. `kept`: the timelines that edges change. `pulls`:
-    decides which statuses are not owed to a phase that merges.
+    `idle`: the phases that may be switched on and deliver nothing. `backfills`: what edges owe. `pulls`: decides which
+    statuses are not owed to a phase that merges.
     """
 
-    def __init__(
-        self, stack: Stack, switch: Switch, idle: Collection[str], kept: Collection[KeptTimelines], pulls: Pulls
-    ) -> None:
+    def __init__(self, stack: Stack, switch: Switch, idle: Collection[str], backfills: Backfills, pulls: Pulls) -> None:
         self._db, self._clock = stack.db, stack.clock
-        self._switch, self._idle, self._kept, self._pulls = switch, idle, kept, pulls
-        noted = {each.recipients.noted_in: each.recipients for each in kept if each.recipients.noted_in}
-        self._noting = tuple(noted.values())  # each for all that share its collection
-        self._swept: dict[tuple[str, str], ObjectId] = {}  # how far: of whom, and in which collection
+        self._switch, self._idle, self.backfills, self._pulls = switch, idle, backfills, pulls
+        self._overdue = Overdue(stack.db)
         self.consumers: dict[str, Consumer] = {}
 
     def add(self, consumer: Consumer) -> None:
@@ -211,38 +201,11 @@ class Outbox:
     def _caring_for(self, kind: Kind) -> tuple[str, ...]:
         return tuple(name for name, consumer in self.consumers.items() if kind in consumer.kinds)
 
-    async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
-        """Make the backfill that a stored row of WIDENING owes if it is new: now, or it is left to the sweeper."""
-        if not row.get("debt"):
-            return
-        with outages_told(log.warning, f"backfill of {row['_id']} in {collection} is left to the sweeper"):
-            await self.make_backfill(collection, row)
-
-    async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
-        """Note whom deliveries reach no longer as a follow ends, in its transaction."""
-        for recipients in self._noting:
-            await recipients.narrow(inside, reader, author)
-
     def _unless(self, pulled: bool, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for name in names if not (pulled and name in self._pulls.merging))
 
     def _phases_delivering(self, settings: Settings) -> tuple[str, ...]:
         return tuple(name for name in settings.delivering_at(self._clock.now()) if name not in self._idle)
-
-    # What a read asks
-
-    @staticmethod
-    def backfills_of(reader: ObjectId) -> dict[str, Find]:
-        """Return the look-ups of rows that owe the reader a backfill."""
-        return {
-            f"backfill_{rows}": Find(rows, {"debt": True, field: reader}, ("debt",), 1)
-            for rows, (field, _) in WIDENING.items()
-        }
-
-    @staticmethod
-    def is_owed_backfill(answers: Mapping[str, Rows]) -> bool:
-        """Return whether the answers to `backfills_of`, where they were asked for, name any row."""
-        return any(answers.get(f"backfill_{rows}") for rows in WIDENING)
 
     # What consumers and the sweeper do
 
@@ -279,24 +242,8 @@ class Outbox:
             await self._db[collection].update_many({"_id": {"$in": list(ids)}}, change)
 
     async def sweep(self) -> None:
-        for recipients in self._noting:
-            await recipients.sweep()
+        await self.backfills.sweep()
         await self._db[EVENTS].delete_many({"pending": []})
-
-    async def make_backfill(self, collection: str, row: Mapping[str, Any]) -> None:
-        """Make the backfill that a row owes (rule 4): first deliveries reach the reader, then timelines take in what
-        the author wrote before. Note that it is made after that, unless a phase is delivered to that only another
-        version of the program knows: its sweeper makes the backfill again.
-        """
-        reader, author = (row[field] for field in WIDENING[collection])
-        for recipients in self._noting if collection == "follows" else ():
-            await recipients.widen(reader, author)
-        for kept in self._kept:
-            await kept.backfill(reader, author)
-        if self._switch.unknown(await self._switch.fresh()):
-            return
-        edge = {field: row[field] for field in ("_id", *WIDENING[collection])}  # with what it would be sharded by
-        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})
 
     async def count(self, name: str) -> int:
         """Count the statuses and events that are pending for a consumer, of each COUNTED at most."""
@@ -316,27 +263,11 @@ class Outbox:
     async def further_overdue(self, name: str, older_than: ObjectId, limit: int) -> list[ObjectId]:
         """Statuses and events that are overdue, behind those of the last call: what stays so holds up nothing else."""
         places, pending = _places(self.consumers[name].kinds), {"pending": name}
-        return [row["_id"] for place in places for row in await self._further(name, place, pending, older_than, limit)]
-
-    async def backfills_overdue(self, older_than: ObjectId, limit: int) -> list[tuple[str, dict[str, Any]]]:
-        """Return the rows whose backfill is overdue, each with its collection, behind those of the last call: at most
-        `limit` per collection.
-        """
         return [
-            (collection, row)
-            for collection in WIDENING
-            for row in await self._further("debt", collection, {"debt": True}, older_than, limit)
+            row["_id"]
+            for place in places
+            for row in await self._overdue.further(name, place, pending, older_than, limit)
         ]
-
-    async def _further(
-        self, of: str, collection: str, query: Mapping[str, Any], older_than: ObjectId, limit: int
-    ) -> list[dict[str, Any]]:
-        """Find the next `limit` rows by id, and begin anew after the last ones."""
-        ids = {"$gt": self._swept.get((of, collection), FIRST_ID), "$lt": older_than}
-        found = self._db[collection].find({**query, "_id": ids}).sort("_id", 1).limit(limit)
-        rows: list[dict[str, Any]] = await found.to_list(None)
-        self._swept[of, collection] = rows[-1]["_id"] if len(rows) == limit else FIRST_ID
-        return rows
 
 
 def _places(kinds: frozenset[Kind]) -> list[str]:

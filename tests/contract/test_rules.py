@@ -1013,7 +1013,7 @@ async def test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_no
     await Relations(town.stack, old.outbox).follow(town.ids["ann"], town.ids["yan"])
     await nothing_is_missing_in(town, HYBRID)
     town.clock.advance(sweeper.OVERDUE_S + 2)
-    with patch.object(old.outbox, "make_backfill") as made:
+    with patch.object(old.outbox.backfills, "make") as made:
         await sweeper.sweep(old)
     assert not made.mock_calls, "it would be repeated until the other version comes"
     assert f"a program that knows {[HYBRID.slug]}" in caplog.text

@@ -450,7 +450,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a debt is paid before the backfill is made",
         "4 debt, 8 order",
-        "phases.delivering.outbox.Outbox.make_backfill",
+        "phases.delivering.backfills.Backfills.make",
         "        for kept in self._kept:\n            await kept.backfill(reader, author)\n",
         behind='        await self._db[collection].update_one(edge, {"$unset": {"debt": ""}})\n',
         races=("follow x read, queue",),
@@ -756,7 +756,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a sweep looks at the oldest again and again",
         "5 sweeper, 4 debt",
-        "phases.delivering.outbox.Outbox._further",
+        "phases.delivering.overdue.Overdue.further",
         "self._swept.get((of, collection), FIRST_ID)",
         "FIRST_ID",
         (
@@ -767,7 +767,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a sweep never begins anew",
         "5 sweeper, 4 debt",
-        "phases.delivering.outbox.Outbox._further",
+        "phases.delivering.overdue.Overdue.further",
         'rows[-1]["_id"] if len(rows) == limit else FIRST_ID',
         'rows[-1]["_id"] if rows else older_than',
         (
@@ -1103,7 +1103,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a backfill is owed no more to what only another version knows",
         "4 debt, 3 containers",
-        "phases.delivering.outbox.Outbox.make_backfill",
+        "phases.delivering.backfills.Backfills.make",
         "        if self._switch.unknown(await self._switch.fresh()):\n            return\n",
         tests=_of(RULES, "test_a_backfill_by_an_older_program_is_still_owed_to_what_that_does_not_know"),
     ),
@@ -1595,7 +1595,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a backfill ends before its author is delivered",
         "phase 4: activity, 8 order",
-        "phases.delivering.outbox.Outbox.make_backfill",
+        "phases.delivering.backfills.Backfills.make",
         '        for recipients in self._noting if collection == "follows" else ():\n'
         "            await recipients.widen(reader, author)\n",
         behind="            await kept.backfill(reader, author)\n",
@@ -1605,16 +1605,16 @@ MUTANTS: tuple[Mutant, ...] = (
         "an author is removed after the edge",
         "phase 4: activity",
         "app.social.relations.Relations.unfollow",
-        "            await self._outbox.narrowed(edges, reader, followee)\n\n"
+        "            await self._outbox.backfills.narrowed(edges, reader, followee)\n\n"
         "        await change_edges(self._db, {reader}, end_follow)\n",
         "\n        await change_edges(self._db, {reader}, end_follow)\n"
-        "        await self._outbox.narrowed(Transaction(self._db, None), reader, followee)\n",
+        "        await self._outbox.backfills.narrowed(Transaction(self._db, None), reader, followee)\n",
         races=("unfollow x follow x publish, cache",),
     ),
     Mutant(
         "members of a circle are taken for followers",
         "phase 4: activity",
-        "phases.delivering.outbox.Outbox.make_backfill",
+        "phases.delivering.backfills.Backfills.make",
         'self._noting if collection == "follows" else ()',
         "self._noting",
         _of(FIXED, "test_a_circle_fills_no_strangers_list"),
