@@ -132,7 +132,8 @@ class Timelines:
 
     def _consumer(self, phase: Phase, kept: KeptTimelines) -> PhaseConsumer:
         assert phase.carrier, f"{phase.slug} keeps timelines that nobody delivers to"
-        delivery = Delivery(phase.slug, phase.chunk(self.stack.config), kept, self.outbox, self.stack.queue)
+        chunk = phase.chunk(self.stack.config)
+        delivery = Delivery(phase.slug, chunk, self.stack, self.switch, kept, self.outbox)
         return PhaseConsumer(phase.slug, phase.carrier, delivery)
 
     @classmethod

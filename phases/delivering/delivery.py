@@ -9,12 +9,13 @@ from bson import ObjectId
 
 from app.access import FIELDS
 from app.models import StatusRow
-from app.stack import DeliveryQueue
+from app.stack import DeliveryQueue, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, Outbox
 from phases.delivering.settings import Settings
+from phases.delivering.switch import Switch
 
 TOGETHER = 50  # statuses that one step serves side by side
 PATIENCE_S = 2.0  # how long a step waits for other statuses than the one that it is for
@@ -73,10 +74,15 @@ class Delivery:
 
     name: str
     chunk: int
+    stack: Stack
+    switch: Switch
     kept: KeptTimelines
     outbox: Outbox
-    queue: DeliveryQueue
     settings: Settings | None = None
+
+    @property
+    def queue(self) -> DeliveryQueue:
+        return self.stack.queue
 
     async def recipients(self, status: StatusRow, after: ObjectId) -> tuple[list[ObjectId], bool]:
         """Return the next recipients above `after` by id, and whether there are more."""
@@ -87,8 +93,8 @@ class Delivery:
         """Put the status's id on the timelines of these readers, wherever such timelines are kept by settings that were
         read no earlier than the status was stored.
         """
-        settings = self.settings or await self.kept.switch.fresh()
-        for container in self.kept.switch.writable(settings, self.kept.name):
+        settings = self.settings or await self.switch.fresh()
+        for container in self.switch.writable(settings, self.kept.name):
             await self.kept.store.deliver(container, status, readers)
 
     def walk(self, id: ObjectId, after: ObjectId | None) -> Walk:
@@ -98,7 +104,7 @@ class Delivery:
         other pending statuses: where it begins with a first step itself (`after` is None), for those that are newer
         than its own; otherwise for those that are posted from now on.
         """
-        return Walk(id, after, ObjectId.from_datetime(self.kept.store.clock.now()) if after else id)
+        return Walk(id, after, ObjectId.from_datetime(self.stack.clock.now()) if after else id)
 
     async def step(self, walk: Walk, put: Step) -> None:
         """Make the walk's own next step, and beside it the first steps of statuses that come by."""
@@ -110,7 +116,7 @@ class Delivery:
     async def first_steps(self, statuses: Sequence[StatusRow], put: Step) -> Failures:
         """Make the first steps of these statuses side by side, and queue jobs for what is left. Return what failed."""
         walk = self.walk(statuses[0].id, None)
-        known = replace(self, settings=await self.kept.switch.fresh())
+        known = replace(self, settings=await self.switch.fresh())
         await walk.side_by_side({status.id: put(known, status, None) for status in statuses})
         await self._queue(walk.further)
         await self.done(*walk.ended)
@@ -122,7 +128,7 @@ class Delivery:
         """
         own = {"_id": walk.own, "pending": self.name}  # where it is not pending, another walk has ended
         others = {"pending": self.name, "_id": {"$gte": walk.since, "$nin": [walk.own, *walk.taken]}}
-        settings, answers = await self.kept.switch.fresh_with(
+        settings, answers = await self.switch.fresh_with(
             own=Find("statuses", own, FIELDS, 1),
             others=Find("statuses", others, FIELDS, TOGETHER - 1, [("_id", 1)]),
         )
@@ -149,7 +155,7 @@ class Delivery:
         ours = {"pending": self.name, "_id": ids}
         find = Find("statuses", ours, FIELDS, TOGETHER, [("_id", 1)])
         with uncounted():  # whoever follows the stream is told
-            return [StatusRow.of(document) for document in await rows(self.kept.recipients.db, find)]
+            return [StatusRow.of(document) for document in await rows(self.stack.db, find)]
 
     async def done(self, *statuses: ObjectId) -> None:
         """Note that these statuses have reached their last recipient."""
