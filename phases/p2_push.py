@@ -8,6 +8,8 @@ A post now costs one entry for each follower, whether they read it or not. A cel
 waits longest.
 """
 
+from collections.abc import Sequence
+
 from bson import ObjectId
 
 from app.clock import FIRST_ID
@@ -18,6 +20,7 @@ from phases.claims import ENTRIES, ENTRIES_AND_PENDING, INSERT_AND_CLEAR, VISIBL
 from phases.delivering.delivery import Delivery
 from phases.keeping.entries import Entries
 from phases.keeping.recipients import Recipients
+from phases.keeping.store import Container
 
 
 class Followers(Recipients):
@@ -32,6 +35,23 @@ class Followers(Recipients):
         order, index = [("follower", 1)], "followee_1_follower_1"
         find = Find("follows", query, ("follower",), n, order, index)
         return [row["follower"] for row in await rows(self.db, find)]
+
+
+class HomeEntries(Entries):
+    """A timeline is many small documents, one for each entry. The key is the reader and
+    the status, and the collection is stored in the order of its keys.
+    """
+
+    async def deliver(
+        self,
+        container: Container,
+        status: StatusRow,
+        to: Sequence[ObjectId],
+    ) -> None:
+        """Put the id on many timelines, with one command."""
+        tail, author = status.id.binary, status.user_id
+        entries = [{"_id": reader.binary + tail, "a": author} for reader in to]
+        await self.insert(container, entries)
 
 
 async def deliver_status(delivery: Delivery, status: StatusRow) -> None:
@@ -68,7 +88,7 @@ PUSH = Phase(
     poster_waits="the whole fan-out",
     reader_waits="their list, then the statuses by id",
     kept_where="entries in MongoDB",
-    store=Entries,
+    store=HomeEntries,
     recipients=Followers,
     carrier=POSTER,
     chunk=lambda config: config.inline_chunk,

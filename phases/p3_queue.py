@@ -14,8 +14,7 @@ from phases.base import Carrier, Phase
 from phases.claims import CLEAR, ENTRIES_BY_JOB, INSERT_AND_JOB, a_delivery, a_post, as_in
 from phases.delivering.delivery import Delivery
 from phases.delivering.outbox import Failures, GoesOn
-from phases.keeping.entries import Entries
-from phases.p2_push import PUSH, Followers, put_on_timelines
+from phases.p2_push import PUSH, Followers, HomeEntries, put_on_timelines
 
 
 async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
@@ -54,7 +53,7 @@ QUEUE = Phase(
     poster_waits="one insert; the enqueue follows the answer",
     reader_waits="their list, then the statuses by id",
     kept_where="entries in MongoDB",
-    store=Entries,
+    store=HomeEntries,
     recipients=Followers,
     carrier=WORKER,
     costs=(

@@ -4,7 +4,7 @@ A container's floors say which readers' timelines are complete, and from where o
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.access import Entry
 from app.clock import FIRST_ID, LAST_ID, id_at
-from app.models import HOME, StatusRow
+from app.models import HOME
 from app.stack import Stack
 from app.stack.mongodb.connection import Collection
 from app.stack.mongodb.find import NEWEST_FIRST, Find, Rows
@@ -45,6 +45,8 @@ def floors_name(container: Container) -> str:
 
 
 class Entries(Store):
+    """Entries of home timelines. Phase 2 says how one comes to be."""
+
     name = "entries"
     in_memory = False
     bytes_per_entry = 55  # uncompressed: 24-byte key, author, BSON; `feedlab bench compare` measures it
@@ -67,18 +69,7 @@ class Entries(Store):
         await create_clustered(self.db, entries_name(container))
         await self.db.create_collection(floors_name(container))
 
-    async def deliver(
-        self,
-        container: Container,
-        status: StatusRow,
-        to: Sequence[ObjectId],
-    ) -> None:
-        """Put one status on many timelines, with one command."""
-        tail, author = status.id.binary, status.user_id  # as in entry_key
-        entries = [{"_id": reader.binary + tail, "a": author} for reader in to]
-        await self._insert(container, entries)
-
-    async def _insert(
+    async def insert(
         self,
         container: Container,
         documents: list[dict[str, Any]],
@@ -123,7 +114,7 @@ class Entries(Store):
             before = None
         recent = await returning.recent()
         rows = [{"_id": reader.binary + row[:12], "a": ObjectId(row[12:])} for row in recent.rows]
-        await self._insert(container, rows)
+        await self.insert(container, rows)
         floor = max(recent.floor, (before or {}).get("cut", FIRST_ID))
         # The lease ends here: whoever looked before there was a floor must look again before they act on it.
         done = await floors.update_one({"_id": reader, "lease": lease}, {"$set": {"floor": floor, "lease": ObjectId()}})
@@ -137,7 +128,7 @@ class Entries(Store):
         if row is None or "floor" not in row:
             return
         entries = await author_ids(row["floor"])
-        await self._insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in entries])
+        await self.insert(container, [{"_id": entry_key(reader, e.id), "a": e.author} for e in entries])
         if len(entries) >= self.config.cap:
             raised = {"$max": {"floor": entries[-1].id}}  # not where it has been forgotten: others need not have merged
             await self._floors(container).update_one({"_id": reader, "floor": {"$exists": True}}, raised)

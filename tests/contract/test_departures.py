@@ -21,7 +21,7 @@ from app.models import Account, Person
 from app.social.people import People
 from app.stack import Hint
 from app.stack.mongodb.transaction import Contended, transaction
-from phases.keeping.entries import Entries
+from phases.p2_push import HomeEntries
 from phases.timelines import Timelines
 from tests.world import SLUGS, World
 
@@ -210,16 +210,16 @@ async def test_a_timeline_that_comes_late_goes_with_the_last_round(town: World, 
     """Who delivers has looked up the followers, or the page of whose account it is has begun. It comes after all of
     the first round.
     """
-    zoe, right = town.ids["zoe"], getattr(Entries, under_way)
+    zoe, right = town.ids["zoe"], getattr(HomeEntries, under_way)
     begins, may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def slowly(self: Entries, *args: Any) -> Any:
+    async def slowly(self: HomeEntries, *args: Any) -> Any:
         begins.set()
         await may_go_on.wait()
         return await right(self, *args)
 
     await town.chill("zoe")
-    with patch.object(Entries, under_way, slowly):
+    with patch.object(HomeEntries, under_way, slowly):
         comes = asyncio.create_task(town.page("zoe", "push") if under_way == "rebuild" else town.post("ann", "late"))
         await begins.wait()
         await leave(town, "zoe")

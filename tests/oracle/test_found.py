@@ -38,7 +38,7 @@ async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
     await world.warm("ann")
     container = (await world.timelines.switch.fresh()).current(PUSH.keeps or "")
     assert container
-    insert = Entries._insert
+    insert = Entries.insert
     raced: list[bool] = []
 
     async def forgotten_meanwhile(self: Entries, where: Container, documents: list[dict[str, object]]) -> None:
@@ -48,7 +48,7 @@ async def test_a_floor_that_was_forgotten_stays_forgotten(world: World) -> None:
             await self.forget(where, world.ids["ann"])
             await world.follow("ann", "zoe")
 
-    with patch.object(Entries, "_insert", forgotten_meanwhile):
+    with patch.object(Entries, "insert", forgotten_meanwhile):
         await world.follow("ann", "yan")
     assert raced
     expected = ["zoe", *(f"yan {n}" for n in reversed(range(12)))]
