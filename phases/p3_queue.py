@@ -22,7 +22,7 @@ async def enqueue_status(delivery: Delivery, status: StatusRow) -> None:
     await delivery.queue.offer(delivery.name, status.id)
 
 
-async def status_deliver(
+async def deliver_in_worker(
     delivery: Delivery,
     id: ObjectId,
     after: ObjectId | None,

@@ -17,14 +17,14 @@ from phases.delivering import away
 from phases.delivering.backfills import Backfills
 from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, once
+from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, one_step_only
 from phases.delivering.pending import Pending
 from phases.delivering.settings import Wish
 from phases.delivering.switch import Switch
 from phases.home.page import Page
 from phases.keeping.store import Store
 from phases.p1_query import written_by
-from phases.p3_queue import status_deliver
+from phases.p3_queue import deliver_in_worker
 from phases.pulling.pulls import Pulls, Weighed
 from phases.reading import Reading, Request
 
@@ -95,11 +95,11 @@ class PhaseConsumer:
         assert self.carrier.inserted, self.name
         return await self.carrier.inserted(self.delivery, statuses)
 
-    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = one_step_only) -> Failures:
         """Do a job of phase 3, whoever carries the phase: a delivery that got lost is one, and so is a further step of
         phase 5.
         """
-        return await status_deliver(self.delivery, happened, after, goes_on)
+        return await deliver_in_worker(self.delivery, happened, after, goes_on)
 
 
 class Timelines:

@@ -39,7 +39,7 @@ SILENT_S = 15.0  # a stream that has not moved for so long hears nothing: the le
 DOCUMENT = "stream"  # of the settings
 
 
-async def always() -> bool:
+async def to_the_end() -> bool:
     return True
 
 
@@ -257,7 +257,7 @@ class Tailer:
         if await _is_followed(self._timelines):
             await self.reconcile()
 
-    async def reconcile(self, goes_on: GoesOn = always) -> bool:
+    async def reconcile(self, goes_on: GoesOn = to_the_end) -> bool:
         """Carry on everything that is pending, oldest first, while `goes_on` says so.
         Return whether that came to its end.
         """

@@ -16,7 +16,7 @@ from app.models import Event, Inbox, Notification, NotificationKind, StatusRow
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction, transaction
-from phases.delivering.outbox import EVENTS, Failures, GoesOn, Kind, Outbox, once
+from phases.delivering.outbox import EVENTS, Failures, GoesOn, Kind, Outbox, one_step_only
 
 NOTIFICATIONS, INBOXES = Notification.Settings.name, Inbox.Settings.name
 KEPT = timedelta(days=90)
@@ -35,7 +35,7 @@ class Notifier:
     async def hand_over(self, happened: StatusRow | Event) -> None:
         await self._queue.offer(self.name, happened.id)
 
-    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = one_step_only) -> Failures:
         """Write the notifications of what happened, in one step, since a status mentions few."""
         owed = {"_id": happened, "pending": self.name}
         found = await together(

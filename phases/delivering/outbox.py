@@ -48,7 +48,7 @@ Failures = dict[ObjectId, BaseException]  # by status
 GoesOn = Callable[[], Awaitable[bool]]  # whether a job may make another step
 
 
-async def once() -> bool:
+async def one_step_only() -> bool:
     return False
 
 
@@ -76,7 +76,7 @@ class Consumer(Protocol):
         """Take over what has happened, once it is stored. Who did it waits for this, unless it `may_wait`."""
         ...
 
-    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = once) -> Failures:
+    async def handle(self, happened: ObjectId, after: ObjectId | None, goes_on: GoesOn = one_step_only) -> Failures:
         """Make a step, the first one or the one behind the recipient `after`, and further ones while `goes_on` says so.
         Then queue a job for the next step; after the last one call `Outbox.done`.
 

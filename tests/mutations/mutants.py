@@ -731,7 +731,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "delivered after the first chunk",
         "5 outbox",
-        "phases.p3_queue.status_deliver",
+        "phases.p3_queue.deliver_in_worker",
         "    if walk.after:  # the last follower reached; None at the end\n"
         "        await delivery.queue.offer(delivery.name, id, walk.after)\n",
         "    await delivery.done(id)\n",
