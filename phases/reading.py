@@ -232,7 +232,7 @@ class Reading:
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
         if not edges.backfilled:
             finds |= backfills.owed_to(edges.reader)
-        # Of statuses that others have been shown, too, only what has changed.
+        # Only what has changed is looked up of statuses that others have been shown, too.
         known = seen.statuses or self._statuses.among(start.glance.ids)
         finds |= changes_of(known)
         if not seen.statuses:

@@ -42,9 +42,8 @@ class Connection:
         self._waiting: asyncio.Future[None] | None = None  # what `take` waits for
 
     def put(self, *events: StreamEvent) -> None:
-        """Queue these events. A client that takes none while more than MOST_QUEUED come is closed.
-
-        Whoever comes back gets what was left.
+        """Queue these events. The connection is closed if more than MOST_QUEUED come while its client takes none. The
+        client gets what is left when it comes back.
         """
         if self.end is None:
             self._queue.extend(events)

@@ -92,7 +92,7 @@ class Poll:
         )
         parts = ("statuses", "follows")
         new = {part: [row for row in found[part] if row["_id"] not in self._newly] for part in parts}
-        # Of those beyond the oldest one nothing is known where that was not known either.
+        # Nothing is known of rows beyond the oldest one, where that one was not known either.
         if any(len(found[part]) == MOST_NEW and found[part][-1] in new[part] for part in parts):
             for watcher in self._watchers:
                 self._watchers.mark_dirty(watcher.me, {"page", "inbox"})

@@ -67,5 +67,5 @@ def services(request: HTTPConnection) -> Services:
 
 
 async def in_time(request: HTTPConnection, work: Awaitable[T]) -> T:
-    """What comes of it, in the time that a request may wait for servers. Raises OutOfTime."""
+    """Return what comes of the work, in the time that a request may wait for servers. Raises OutOfTime."""
     return await within(services(request).stack.config.server_timeout_s, work)

@@ -33,7 +33,7 @@ WAITED_FOR = 100_000  # places of all readers together, about 200 bytes each
 
 
 def is_late(status: ObjectId, pending_s: int) -> bool:
-    """Return whether a status that is pending from this second on is older by its id."""
+    """Return whether a status that is pending from this second on has an id from more than LATE_S before."""
     return pending_s - _second(status) > LATE_S
 
 

@@ -1,4 +1,4 @@
-"""What one stack keeps for phases with the same store and recipients."""
+"""The timelines that one stack keeps for phases with the same store and recipients."""
 
 from dataclasses import dataclass
 

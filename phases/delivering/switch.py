@@ -74,8 +74,9 @@ class Switch:
         return Settings.of(answers["settings"][0], read_at_s), answers
 
     def still_holds(self, settings: Settings) -> bool:
-        """Whether these settings name all that a status stored now has to be in: they were read less than half a grace
-        ago. What has been switched on since is complete only from the end of its grace on, and may lack the status.
+        """Return whether these settings name every container that a status stored now has to be in. They do for half a
+        grace after they were read: what is switched on later is complete only from the end of its grace on, and may
+        lack the status.
         """
         return self._clock.monotonic() - settings.read_at_s < self._config.grace_s / 2
 

@@ -14,8 +14,8 @@ from app.stack.mongodb.transaction import Transaction
 
 
 class Admitted(NamedTuple):
-    """The admission of a reader: until when deliveries reach them, and of which authors at least. None: for ever, and
-    of everybody whom they follow.
+    """The admission of a reader. Deliveries reach them `until` then; None: for ever. They get what these `authors` post
+    at least; None: what everybody posts whom they follow.
     """
 
     until: datetime | None
