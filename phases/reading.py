@@ -18,17 +18,17 @@ from app.stack.mongodb.find import Find, Rows, together
 from phases.base import Phase
 from phases.delivering import backfills
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.pending import Looking, Pending
+from phases.delivering.pending import Pending, Scope
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
 from phases.home.candidates import KeptThenQuery, Slice, Undelivered
 from phases.home.memory import (
     UNSEEN,
     Basis,
+    FirstPage,
     FirstPages,
     Judged,
     MadeOf,
-    Seen,
     SeenStatuses,
     Statuses,
     as_now,
@@ -63,8 +63,8 @@ class Request:
 class Start:
     """What a read begins with: what this process remembers of the reader, or what a glance finds of a stranger.
 
-    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `looking`: how to
-    look at what is pending (rule 10).
+    `marked`: everybody whose statuses may be pulled, `pulled`: the reader's own authors among them. `scope`: where to
+    look for what is pending (rule 10).
     """
 
     request: Request
@@ -72,24 +72,24 @@ class Start:
     place: Place
     edges: OwnEdges
     is_remembered: bool
-    seen: Seen
+    seen: FirstPage
     glance: Glance
     marked: Known | None
     pulled: Sequence[ObjectId]
-    looking: Looking
+    scope: Scope
 
     @property
     def last_page(self) -> Judged | None:
         """The page as it was the last time, if that is how far down to look for what its authors have written since:
         there is probably enough.
         """
-        return self.seen.full(self.place.n) if self.looking.by_authors or self.pulled else None
+        return self.seen.full(self.place.n) if self.scope.by_authors or self.pulled else None
 
     def made_of(self, kept: Slice, look: "Look") -> MadeOf:
         """Return what the page is made of: what is kept, with what is pending or pulled. What the last page was made of
         stays a candidate: it may have been delivered since.
         """
-        waiting = look.pending if self.looking.backlog else None
+        waiting = look.pending if self.scope.backlog else None
         undelivered = look.pending.beside(look.pulled)
         if last := self.last_page:
             # A backlog that was read is compared as a whole; what was looked up is not on the page yet.
@@ -162,7 +162,7 @@ class Reading:
             if kept is None:
                 return await self._cold(request, container, look.versions)
             # More is pending than was looked at: next, what the reader's own authors have.
-            if not look.pending.is_all and not start.looking.by_authors:
+            if not look.pending.is_all and not start.scope.by_authors:
                 continue
             made_of = start.made_of(kept, look)
             # The guess how far down to look has left the page short.
@@ -210,15 +210,15 @@ class Reading:
         if again:
             glance = glance._replace(edges=None)
         edges = remembered or glance.edges or OwnEdges(reader)
-        looking = await self._pending.looking(self._switch.phases_of(container.kept), settings.epoch)
+        scope = await self._pending.scope(self._switch.phases_of(container.kept), settings.epoch)
         marked = await self._markers.known(settings.epoch) if request.phase.pulls else None
-        if (looking.by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
+        if (scope.by_authors or (marked and marked.pulled != frozenset())) and edges.unmuted is None:
             if glance.edges:
                 self._edges.keep(glance.edges)
             edges = await Following(self._db, reader, self._edges).known()
         pulled = self._markers.among(edges, marked) if marked else []
         is_remembered = remembered is not None
-        return Start(request, settings, place, edges, is_remembered, seen, glance, marked, pulled, looking)
+        return Start(request, settings, place, edges, is_remembered, seen, glance, marked, pulled, scope)
 
     async def _look(self, start: Start) -> Look:
         """Look, with one command to MongoDB. What is pending is looked up no later than the list is (rule 5), and at a
@@ -226,7 +226,7 @@ class Reading:
         """
         edges, seen, place = start.edges, start.seen, start.place
         last_ids = start.last_page.made_of.first.ids if start.last_page else ()
-        pending = self._pending.finds(start.looking, edges, place, last_ids)
+        pending = self._pending.finds(start.scope, edges, place, last_ids)
         pulled = self._pulled(start, place, last_ids)
         view = View(edges, departed=frozenset())
         finds = {**pending, **pulled, "versions": versions_of(edges.reader), **seen.follow_back(edges.reader)}
@@ -244,7 +244,7 @@ class Reading:
         now = as_now(known, answers)
         return Look(
             versions=versions_in(answers["versions"]),
-            pending=self._pending.found(start.looking, pending, answers, edges, place),
+            pending=self._pending.found(start.scope, pending, answers, edges, place),
             pulled=Undelivered.of(pulled, answers),
             backfill_owed=backfills.is_any_owed(answers),
             rows=now if seen.statuses else shown_rows(answers, self._statuses.row, now.values()),
@@ -273,7 +273,7 @@ class Reading:
         if marked and marked.version != now.markers:  # somebody may be pulled of whom nothing was asked
             self._markers.forget(unless_at=now.markers)
             changed = True
-        return self._pending.forget_if_missing(start.looking, look.pending, now.late) or changed
+        return self._pending.forget_if_missing(start.scope, look.pending, now.late) or changed
 
     # Three ways to a page
 
@@ -307,7 +307,7 @@ class Reading:
         """
         place = start.place._replace(before=before, n=n)
         store = self._store(place.container)
-        pending = {} if look.pending.is_all else self._pending.by_authors(start.looking.names, start.edges, place)
+        pending = {} if look.pending.is_all else self._pending.by_authors(start.scope.names, start.edges, place)
         pulled = {} if look.pulled.is_all else self._pulled(start, place)
         finds = {**pending, **pulled, **store.finds(place)}
         answers = await together(self._db, **finds) if finds else {}
@@ -386,7 +386,7 @@ class Reading:
             if not candidates.went_on and view.steady and view.edges.version == versions.edges:
                 basis = Basis(first.packed, first.floor, request.limit, versions.edges, view.departed)
                 judged = Judged(basis, made_of, filling.backs, statuses, after)
-            self._pages.keep(request.reader, Seen(filling.taken, versions.likes, judged))
+            self._pages.keep(request.reader, FirstPage(filling.taken, versions.likes, judged))
         if request.before is None or self._edges.recall(request.reader):
             self._edges.keep(view.edges)
         return statuses, after

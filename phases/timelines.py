@@ -19,7 +19,7 @@ from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Failures, GoesOn, Kind, Outbox, one_step_only
 from phases.delivering.pending import Pending
-from phases.delivering.settings import Wish
+from phases.delivering.settings import SettingsChange
 from phases.delivering.switch import Switch
 from phases.home.page import Page
 from phases.keeping.store import Store
@@ -199,7 +199,7 @@ class Timelines:
             for slug in slugs:
                 if slug not in self.phases:
                     raise Invalid(field, self._unknown(slug))
-        await self.switch.change(Wish(read, delivering))
+        await self.switch.change(SettingsChange(read, delivering))
         return await self.state()
 
     async def force(self, author: ObjectId, pulled: bool | None) -> None:
@@ -212,7 +212,7 @@ class Timelines:
             raise Invalid(
                 "author", f"{MOST_FORCED} authors are forced already. Free one: `feedlab author HANDLE --force rule`."
             )
-        await self.switch.change(Wish(forced={author: pulled}))
+        await self.switch.change(SettingsChange(forced={author: pulled}))
 
     async def weighed(self, author: ObjectId) -> Weighed | None:
         """Return why the author's next status would be pulled, or not; None where no phase of ours pulls any."""

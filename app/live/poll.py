@@ -18,7 +18,7 @@ from app.live.news import PEOPLE_AT_ONCE
 from app.live.position import Shown
 from app.live.presence import Presences, is_another
 from app.live.truth import NEWLY_S, inbox_in, inboxes_of
-from app.live.watchers import EVERYTHING, Looked, Part, Watcher, Watchers
+from app.live.watchers import EVERYTHING, Part, PersonVersions, Watcher, Watchers
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
@@ -145,7 +145,7 @@ class Poll:
         versions = {row["_id"]: (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]}
         likes = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
         backs = {(row["follower"], row["followee"]) for row in found.get("backs", [])}
-        looked = {me: Looked(*versions.get(me, (0, 0)), *inbox_in(found["inboxes"], me)) for me in people}
+        looked = {me: PersonVersions(*versions.get(me, (0, 0)), *inbox_in(found["inboxes"], me)) for me in people}
         return CurrentState(looked, likes, ids - likes.keys(), mutual - backs)
 
     async def _compare_notifications(self, some: Sequence[Watcher]) -> None:
@@ -175,7 +175,7 @@ class CurrentState(NamedTuple):
     reader) where the author of a status for mutuals follows its reader no longer.
     """
 
-    looked: Mapping[ObjectId, Looked]
+    looked: Mapping[ObjectId, PersonVersions]
     likes: Mapping[ObjectId, int]
     gone: Set[ObjectId]
     ended: Set[tuple[ObjectId | None, ObjectId]]

@@ -12,7 +12,7 @@ from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
 from app.live.steps import Faces, InboxSource, Step, UnreadCounts, as_json, name_steps, note_steps, page_steps
-from app.live.watchers import NONE, Looked, Part, Watcher, Watchers
+from app.live.watchers import NONE, Part, PersonVersions, Watcher, Watchers
 from app.models import Person, StatusRow
 from app.names import renamed_since
 from app.same import IDS
@@ -165,7 +165,7 @@ class Truth:
         found = await together(self._db, followees=followees_of(me), versions=versions_of(me), inbox=inboxes_of([me]))
         self._watchers.set_followees(watcher, [IDS.of(row["followee"]) for row in found["followees"]])
         versions = versions_in(found["versions"])
-        watcher.looked = Looked(versions.edges, versions.likes, *inbox_in(found["inbox"], me))
+        watcher.looked = PersonVersions(versions.edges, versions.likes, *inbox_in(found["inbox"], me))
         watcher.acquainted = await self._acquainted(me)
 
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:

@@ -18,7 +18,7 @@ EVERYTHING: frozenset[Part] = frozenset({"edges", "page", "inbox", "presence"})
 NONE: frozenset[Any] = frozenset()  # shared, since another empty set takes 216 bytes
 
 
-class Looked(NamedTuple):
+class PersonVersions(NamedTuple):
     """The versions and numbers that were looked up of a person, to be compared with later ones.
 
     `edges`, `likes`: the versions of their edges and of their likes. `seq`: the last number in their inbox. `read_to`:
@@ -64,7 +64,7 @@ class Watcher:
     about: frozenset[ObjectId] = NONE
     down_to: int = 0
     seen: dict[ObjectId, Presence | None] = field(default_factory=dict)
-    looked: Looked | None = None
+    looked: PersonVersions | None = None
     told: int = 0
     standing: tuple[int, int] | None = None
     dirty: frozenset[Part] = NONE

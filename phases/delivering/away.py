@@ -6,7 +6,7 @@ from bson import ObjectId
 
 from app.stack import Stack
 from app.stack.mongodb.write import insert_missing
-from phases.delivering.settings import Wish
+from phases.delivering.settings import SettingsChange
 from phases.delivering.switch import Switch
 from phases.keeping.activity import ACTIVE, active_until
 
@@ -40,7 +40,7 @@ async def send_away(
     """
     before = (await switch.fresh()).delivering
     away = {slug for kept in anew for slug in switch.phases_of(kept)}
-    await switch.change(Wish(delivering=[slug for slug in before if slug not in away]))
+    await switch.change(SettingsChange(delivering=[slug for slug in before if slug not in away]))
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     gone, batch, number = 0, [], 0
     async for user in stack.db["users"].find({}, {"_id": 1}).sort("_id", 1):
@@ -54,7 +54,7 @@ async def send_away(
     meanwhile = await switch.fresh()
     if back := [kept for kept in anew if meanwhile.current(kept)]:  # somebody switched them on: they are not trusted
         await switch.restart(back)
-    await switch.change(Wish(delivering=[*meanwhile.delivering, *(slug for slug in before if slug in away)]))
+    await switch.change(SettingsChange(delivering=[*meanwhile.delivering, *(slug for slug in before if slug in away)]))
     return gone
 
 

@@ -30,8 +30,8 @@ UNREAD_S = 5.0  # for so long a process does not read a backlog again that could
 UNREAD_AT_MOST_S = 160.0  # and up to so long where it is so again and again
 
 
-class Looking(NamedTuple):
-    """How a read looks at what is owed to the consumers `names`.
+class Scope(NamedTuple):
+    """The scope in which a read looks for what is owed to the consumers `names`.
 
     `by_authors`: there is a backlog, in which only the reader's own authors matter. `backlog`: what this process has
     read of it, and then only what has come `since` is looked up.
@@ -58,20 +58,20 @@ class Pending:
         """Whether so much was pending a moment ago that a reader's own authors are what to look at."""
         return self._clock.monotonic() < self._crowded_until_s
 
-    async def looking(self, names: tuple[str, ...], epoch: ObjectId) -> Looking:
-        """Return how to look now."""
+    async def scope(self, names: tuple[str, ...], epoch: ObjectId) -> Scope:
+        """Return where to look now."""
         if not self.is_crowded:
-            return Looking(names)
+            return Scope(names)
         backlog = await self.backlog(names, epoch)
-        return Looking(names, by_authors=True, backlog=backlog, since=backlog.since if backlog else None)
+        return Scope(names, by_authors=True, backlog=backlog, since=backlog.since if backlog else None)
 
-    def finds(self, looking: Looking, edges: OwnEdges, place: Place, known: Sequence[ObjectId]) -> dict[str, Find]:
+    def finds(self, scope: Scope, edges: OwnEdges, place: Place, known: Sequence[ObjectId]) -> dict[str, Find]:
         """Return the look-ups. `known`: as in `by_authors`."""
-        if looking.since:
-            return self.newest(looking.names, {"$gte": looking.since, "$lt": place.before})
-        if looking.by_authors:
-            return self.by_authors(looking.names, edges, place, known)
-        return self.newest(looking.names, {"$lt": place.before})
+        if scope.since:
+            return self.newest(scope.names, {"$gte": scope.since, "$lt": place.before})
+        if scope.by_authors:
+            return self.by_authors(scope.names, edges, place, known)
+        return self.newest(scope.names, {"$lt": place.before})
 
     def newest(self, names: tuple[str, ...], ids: dict[str, ObjectId]) -> dict[str, Find]:
         """Return the look-up of the newest few statuses that are owed to these
@@ -102,16 +102,16 @@ class Pending:
         return finds
 
     def found(
-        self, looking: Looking, looked: Mapping[str, Find], answers: Mapping[str, Rows], edges: OwnEdges, place: Place
+        self, scope: Scope, looked: Mapping[str, Find], answers: Mapping[str, Rows], edges: OwnEdges, place: Place
     ) -> Undelivered:
         """Return what is pending for the reader, or for anybody, from the answers to `finds`."""
         found = Undelivered.of(looked, answers)
-        if looking.backlog and looking.since:
-            if found.down_to > looking.since:
+        if scope.backlog and scope.since:
+            if found.down_to > scope.since:
                 return Undelivered([], LAST_ID)  # more has come than was looked at
-            return looking.backlog.beside(found.entries, edges.reader, edges.unmuted or [], place.before, place.n)
-        if not looking.by_authors:
-            self._note(looking.names, found, place)
+            return scope.backlog.beside(found.entries, edges.reader, edges.unmuted or [], place.before, place.n)
+        if not scope.by_authors:
+            self._note(scope.names, found, place)
         return found
 
     def _note(self, names: tuple[str, ...], of_all: Undelivered, place: Place) -> None:
@@ -147,13 +147,13 @@ class Pending:
         self._pauses_s.pop(names, None)
         return backlog
 
-    def forget_if_missing(self, looking: Looking, found: Undelivered, late: Version) -> bool:
+    def forget_if_missing(self, scope: Scope, found: Undelivered, late: Version) -> bool:
         """Forget what was read of the backlog if a status may be missing in it: one became pending late, or more has
         come than was found. Return whether that is so. `late`: that version, as of the look.
         """
-        if looking.backlog is None or (looking.backlog.late == late and found.down_to != LAST_ID):
+        if scope.backlog is None or (scope.backlog.late == late and found.down_to != LAST_ID):
             return False
-        self._forget(looking.names, looking.backlog)
+        self._forget(scope.names, scope.backlog)
         return True
 
     def _forget(self, names: tuple[str, ...], read: Backlog) -> None:

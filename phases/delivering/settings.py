@@ -1,4 +1,4 @@
-"""The phase settings as a value: what delivers, what is read, which containers there are; and what follows a wish."""
+"""The phase settings as a value: what delivers, what is read, which containers there are; and what follows a change."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +96,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SettingsChange:
     """What somebody wants changed; None and nothing leave it as it is. `anew`: what begins to be kept anew.
     `forced`: as in Settings; None for an author leaves them to the rule again.
     """
@@ -114,7 +114,7 @@ def delivered_to(delivering: Sequence[str], keeps: Mapping[str, str | None]) -> 
 
 def next_settings(
     old: Settings,
-    wish: Wish,
+    change: SettingsChange,
     keeps: Mapping[str, str | None],
     nodes: Mapping[str, tuple[str, ...] | None],
     now: datetime,
@@ -126,10 +126,10 @@ def next_settings(
     switched them off. What only another version knows goes on while some phase delivers that only that version knows.
     keeps: what each phase keeps, by slug. nodes: where a new container is, by what is kept.
     """
-    delivering = old.delivering if wish.delivering is None else tuple(dict.fromkeys(wish.delivering))
+    delivering = old.delivering if change.delivering is None else tuple(dict.fromkeys(change.delivering))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
     before, wanted = delivered_to(old.delivering, keeps), delivered_to(delivering, keeps)
-    going_on = {kept for kept in wanted if kept in before and kept not in wish.anew}
+    going_on = {kept for kept in wanted if kept in before and kept not in change.anew}
     if not keeps.keys() >= set(delivering):
         going_on |= {container.kept for container in old.containers} - nodes.keys()
     containers = [
@@ -140,10 +140,10 @@ def next_settings(
     begun = [Container(kept, id_at(later), nodes[kept]) for kept in wanted if kept not in there]
     settings = Settings(
         version=old.version + 1,
-        read=wish.read or old.read,
+        read=change.read or old.read,
         delivering=delivering,
         leaving={slug: t for slug, t in leaving.items() if slug not in delivering},
         containers=(*containers, *begun),
-        forced={author: pulled for author, pulled in {**old.forced, **wish.forced}.items() if pulled is not None},
+        forced={author: pulled for author, pulled in {**old.forced, **change.forced}.items() if pulled is not None},
     )
     return settings, begun

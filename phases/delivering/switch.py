@@ -25,7 +25,7 @@ from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Contended
 from app.stack.waiting import take_error
-from phases.delivering.settings import Settings, Wish, delivered_to, next_settings
+from phases.delivering.settings import Settings, SettingsChange, delivered_to, next_settings
 from phases.keeping.store import Container, Store
 
 log = logging.getLogger(__name__)
@@ -125,10 +125,10 @@ class Switch:
             await self._documents.insert_one({"_id": DOCUMENT, **blank.document()})
         settings = await self.fresh()
         if settings.version == 0:
-            await self.change(Wish(read, delivering))
+            await self.change(SettingsChange(read, delivering))
         elsewhere = [c.kept for c in self._current(settings) if not self._reaches(c)]
         if elsewhere:
-            await self.change(Wish(anew=elsewhere))
+            await self.change(SettingsChange(anew=elsewhere))
         await self.beat()
 
     async def beat(self) -> None:
@@ -148,7 +148,7 @@ class Switch:
         settings = await self.fresh()
         await self._settle(settings)
         if any(settings.current(kept) is None for kept in delivered_to(settings.delivering, self._keeps)):
-            await self.change(Wish())
+            await self.change(SettingsChange())
             settings = await self.fresh()
         outside = [c for c in self._current(settings) if self._stores[c.kept].in_memory]
         pulses = [await self._stores[c.kept].pulse(c) if self._reaches(c) else None for c in outside]
@@ -187,16 +187,16 @@ class Switch:
 
     async def restart(self, anew: Sequence[str] | None = None) -> None:
         """Forget this of what is kept, or everything."""
-        await self.change(Wish(anew=list(self._stores) if anew is None else anew))
+        await self.change(SettingsChange(anew=list(self._stores) if anew is None else anew))
 
-    async def change(self, wish: Wish) -> None:
-        """Switch as wished. It takes effect in every process within `settings_age_s`; what is switched on is read after
+    async def change(self, change: SettingsChange) -> None:
+        """Make a change. It takes effect in every process within `settings_age_s`; what is switched on is read after
         the grace. Raises Contended where others are always faster.
         """
         nodes = {kept: store.nodes for kept, store in self._stores.items()}
         for _ in range(TRIES):
             old = await self.fresh()
-            new, begun = next_settings(old, wish, self._keeps, nodes, self._clock.now())
+            new, begun = next_settings(old, change, self._keeps, nodes, self._clock.now())
             for container in begun:
                 await self._stores[container.kept].begin(container)
             if await self._swap(old, new):

@@ -61,8 +61,8 @@ class Judged(NamedTuple):
         return {author for author, follows in self.backs.items() if follows}
 
 
-class Seen(NamedTuple):
-    """The statuses that it took to fill a reader's first page.
+class FirstPage(NamedTuple):
+    """A reader's first page as it is remembered: the statuses that it took to fill it.
 
     `likes`: the version of what the reader likes, as it was before `you_like` of these statuses was looked up.
     `judged`: the page; None where something was asked that its basis does not cover.
@@ -71,6 +71,9 @@ class Seen(NamedTuple):
     statuses: Statuses
     likes: int
     judged: Judged | None = None
+
+    def size(self) -> int:
+        return 1 + len(self.statuses)
 
     def full(self, n: int) -> Judged | None:
         """Return the page if it was made of `n` candidates and was not the last one; None where that is not known."""
@@ -96,7 +99,7 @@ class Seen(NamedTuple):
         return judged if backs == judged.followed_by() else None
 
 
-UNSEEN = Seen({}, 0)
+UNSEEN = FirstPage({}, 0)
 
 
 class FirstPages:
@@ -105,12 +108,12 @@ class FirstPages:
     """
 
     def __init__(self) -> None:
-        self._pages: LRUCache[ObjectId, Seen] = LRUCache(ROWS_REMEMBERED, getsizeof=lambda seen: 1 + len(seen.statuses))
+        self._pages: LRUCache[ObjectId, FirstPage] = LRUCache(ROWS_REMEMBERED, getsizeof=FirstPage.size)
 
-    def recall(self, reader: ObjectId) -> Seen:
+    def recall(self, reader: ObjectId) -> FirstPage:
         return self._pages.get(reader, UNSEEN)
 
-    def keep(self, reader: ObjectId, seen: Seen) -> None:
+    def keep(self, reader: ObjectId, seen: FirstPage) -> None:
         self._pages[reader] = seen
 
     def guess_no_more(self, reader: ObjectId) -> None:

@@ -32,7 +32,7 @@ from phases.delivering.delivery import Delivery
 from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.pending import UNREAD_S, Pending
-from phases.delivering.settings import FORGET_AFTER_S, Settings, Wish
+from phases.delivering.settings import FORGET_AFTER_S, Settings, SettingsChange
 from phases.delivering.switch import DOCUMENT, TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
@@ -931,7 +931,7 @@ def test_a_full_window_vouches_for_nothing() -> None:
 
 async def test_a_consumer_that_this_program_does_not_know_is_still_owed(town: World) -> None:
     """Another version of the program has switched it on, and is not asked to wait until ours is gone."""
-    await town.timelines.switch.change(Wish(delivering=[QUERY.slug, CACHE.slug, "digest"]))
+    await town.timelines.switch.change(SettingsChange(delivering=[QUERY.slug, CACHE.slug, "digest"]))
     town.pass_grace()
     await town.warm("ann")
     await town.post("zoe", "hello")
@@ -989,7 +989,7 @@ async def test_what_an_older_program_has_switched_off_is_not_read_and_does_not_g
     """It lets alone what belongs to the one or to the other phase that it does not know."""
     await town.post("zoe", "first")
     await town.drain()
-    await without(town, HYBRID, STREAM).switch.change(Wish(delivering=[CACHE.slug, STREAM.slug]))
+    await without(town, HYBRID, STREAM).switch.change(SettingsChange(delivering=[CACHE.slug, STREAM.slug]))
     town.pass_grace()
     await town.post("zoe", "second")
     await town.drain()

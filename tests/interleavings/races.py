@@ -22,7 +22,7 @@ from app.stack.mongodb.find import rows
 from phases.base import Phase
 from phases.delivering.backlog import LATE_S
 from phases.delivering.kept_timelines import KeptTimelines
-from phases.delivering.settings import Settings, Wish
+from phases.delivering.settings import Settings, SettingsChange
 from phases.keeping.entries import Entries
 from phases.keeping.in_memory import RENEW_AFTER
 from phases.keeping.lists import key
@@ -352,7 +352,7 @@ async def cut(process: Process) -> None:
 
 def switch(*phases: str) -> Act:
     async def switching(process: Process) -> None:
-        await process.timelines.switch.change(Wish(delivering=phases))
+        await process.timelines.switch.change(SettingsChange(delivering=phases))
 
     return switching
 

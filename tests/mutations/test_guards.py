@@ -18,7 +18,7 @@ from app.stack import MemcachedDown
 from app.stack.cost import counted
 from app.stack.mongodb.find import Rows
 from phases.delivering import pending
-from phases.delivering.settings import Wish
+from phases.delivering.settings import SettingsChange
 from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, Filling, enough
@@ -376,7 +376,7 @@ async def test_an_empty_page_takes_memory_too(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(memory, "ROWS_REMEMBERED", 10)
     pages, readers = memory.FirstPages(), [ObjectId() for _ in range(11)]
     for reader in readers:
-        pages.keep(reader, memory.Seen({}, 1))
+        pages.keep(reader, memory.FirstPage({}, 1))
     assert [pages.recall(reader).likes for reader in readers] == [0, *[1] * 10], "the oldest one has gone"
 
 
@@ -482,7 +482,7 @@ async def test_a_worker_with_other_nodes_delivers_once_nobody_reads_the_lists_it
     lists, consumer = CACHE.keeps or "", town.timelines.outbox.consumers[CACHE.slug]
     with patch.object(town.stack.memcached, "nodes", ("elsewhere:1",)):
         with patch.object(HomeLists, "begin", AsyncMock()):
-            await town.timelines.switch.change(Wish(anew=[lists]))
+            await town.timelines.switch.change(SettingsChange(anew=[lists]))
         status = await town.post("zoe", "hello")
         failed = await consumer.handle(status.id, None)
         assert isinstance(failed[status.id], MemcachedDown)
