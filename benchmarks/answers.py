@@ -143,8 +143,9 @@ async def count_anew(timelines: Timelines, *, pages: int = 0, posts: int = 0) ->
     authors = timelines.pulls.authors
     authors.forget()
     await timelines.stack.db[SETTINGS].delete_one({"_id": READS})
-    await authors.count(PAGES, pages)
-    await authors.count(POSTS, posts)
+    authors.count(PAGES, pages)
+    authors.count(POSTS, posts)
+    await authors.store_counts()
 
 
 async def last_active(timelines: Timelines, author: ObjectId) -> ObjectId | None:

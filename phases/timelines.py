@@ -25,6 +25,7 @@ from phases.home.page import Page
 from phases.keeping.store import Store
 from phases.p1_query import written_by
 from phases.p3_queue import deliver_in_worker
+from phases.pulling.author import PAGES
 from phases.pulling.pulls import Pulls, Weighed
 from phases.reading import Reading, Request
 
@@ -153,7 +154,7 @@ class Timelines:
     ) -> Page:
         """Return one page of the reader's home timeline, newest first. Raises Invalid for an unknown phase."""
         asked = await self._named(phase)
-        await self.pulls.authors.one_read()
+        self.pulls.authors.count(PAGES)
         return _counted(asked, await self._reading.page(Request(asked, reader, before, limit)))
 
     async def refresh(self, reader: ObjectId, *, phase: str | None = None, limit: int = 20) -> Page:
@@ -190,6 +191,13 @@ class Timelines:
             await kept.sweep()
         await self.pulls.sweep()
         await self.outbox.sweep()
+
+    async def store_counts(self) -> None:
+        """Store how many pages and posts this process has counted, if any phase decides by that, delivering or not: one
+        that is switched on goes by the day before. No page and no post waits for it.
+        """
+        if self.pulls.merging:
+            await self.pulls.authors.store_counts()
 
     async def change(self, *, read: str | None = None, delivering: Sequence[str] | None = None) -> State:
         """Change what is read by default, what delivers, or both; return the new state. Raises Invalid for an unknown

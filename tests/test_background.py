@@ -6,6 +6,8 @@ from unittest.mock import patch
 
 import httpx
 import pytest
+from bson import ObjectId
+from pymongo.errors import AutoReconnect
 
 from app import departures
 from app.accounts import Accounts
@@ -14,10 +16,12 @@ from app.departures import depart
 from app.live import hub, presence
 from app.live.poll import Poll
 from app.live.presence import Presences
+from app.models import SETTINGS
 from app.stack import connected
 from app.watch import metrics
 from app.watch.background import beside
 from app.web import create_app
+from phases.pulling.author import PAGES, READS
 from phases.timelines import Timelines
 from tests.world import STAND_INS
 from workers import sampler, sweeper, worker
@@ -59,6 +63,28 @@ async def test_a_fault_in_each_loop_of_a_web_process_is_counted_and_the_loop_goe
                     await asyncio.sleep(0.01)
                 assert (await http.get("/healthz")).status_code == 200
     assert "ValueError: a fault of ours" in caplog.text
+
+
+async def test_a_web_process_stores_what_it_has_counted_and_an_outage_ends_nothing() -> None:
+    """Pages and posts: phase 6 decides by them, and no page waits for that."""
+    outages = iter([True])
+
+    async def stored(timelines: Timelines) -> None:
+        if next(outages, False):
+            raise AutoReconnect("no primary")
+        await store(timelines)
+
+    store = Timelines.store_counts
+    async with connected(STAND_INS, Config()) as stack:
+        app = create_app(stack, timelines := await Timelines.open(stack))
+        before = counted("sample")
+        with patch.object(sampler, "COUNTS_EVERY_S", 0.01), patch.object(Timelines, "store_counts", stored):
+            async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE_S):
+                while not (found := await stack.db[SETTINGS].find_one({"_id": READS})):
+                    await timelines.page(ObjectId())
+                    await asyncio.sleep(0.01)
+        assert found[PAGES]
+        assert counted("sample") == before, "an outage is no error of ours"
 
 
 async def test_a_loop_that_dies_is_counted_and_ends_nothing_else(

@@ -14,8 +14,8 @@ from app.inbox.notifier import Notifier
 from app.stack import MemcachedDown, connected
 from app.stack.queue import worker as queue_worker
 from phases.keeping.activity import active_count
+from phases.p1_query import QUERY
 from phases.p4_cache import CACHE
-from phases.pulling.author import STORED_AT_ONCE
 from tests.dates import NOON, ManualClock
 from tests.world import KEEPING, STAND_INS, World
 from workers.sweeper import sweep
@@ -71,8 +71,8 @@ async def town() -> AsyncIterator[World]:
         await world.sign_up("zoe", *MANY)
         for fan in MANY:
             await world.follow(fan, "zoe")
-        for _ in range(STORED_AT_ONCE):  # then there is the document that counts them
-            await world.timelines.pulls.authors.one_read()
+        await world.page("zoe", QUERY.slug)
+        await world.timelines.store_counts()  # then there is the document that counts them
         yield world
 
 

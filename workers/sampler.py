@@ -1,11 +1,12 @@
 """The state of the whole system, which every process samples every few seconds and tells in its metrics."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import time
 
 from app.models import SETTINGS
-from app.stack import QueueDown, is_away
+from app.stack import QueueDown, is_away, outages_told
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.whole import BACKUP
 from app.watch import metrics
@@ -13,7 +14,10 @@ from app.watch.background import errors_counted
 from phases.timelines import State, Timelines
 from workers.tailer import stream_state
 
+log = logging.getLogger(__name__)
+
 EVERY_S = 5.0
+COUNTS_EVERY_S = 20.0  # a process that dies takes what it has counted for so long with it
 TICK_S = 0.5  # between two looks at how late the event loop is
 
 
@@ -97,6 +101,19 @@ async def _backup(timelines: Timelines) -> None:
 async def keep(take: Callable[[], Awaitable[object]]) -> None:
     """Sample until cancelled. A server that is down, and a sample that is old, are seen in the metrics."""
     await asyncio.gather(_watch_the_loop(), _keep(take))
+
+
+async def keep_counts(timelines: Timelines) -> None:
+    """Store what is counted of pages and posts, by which phase 6 decides, until cancelled. Every process that answers
+    readers does; what else reads or posts, a command or a benchmark, is not counted.
+    """
+    while True:
+        await asyncio.sleep(COUNTS_EVERY_S)
+        with (
+            errors_counted("sample", "some pages and posts are not counted"),
+            outages_told(log.info, "some pages and posts are not counted"),
+        ):
+            await timelines.store_counts()
 
 
 async def _keep(take: Callable[[], Awaitable[object]]) -> None:

@@ -80,7 +80,8 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         sampling = sampler.keep(system.sample.latest)
-        always = sampling, services.hub.run(), services.presences.keep(), keep_clearing(stack)
+        counting, clearing = sampler.keep_counts(timelines), keep_clearing(stack)
+        always = sampling, counting, services.hub.run(), services.presences.keep(), clearing
         at_first = [cast.warm(stack, app.state)] if stack.config.demo else []
         async with services.afterwards.open(), beside(*always, *at_first):
             yield

@@ -71,6 +71,7 @@ async def processor_s(rig: Rig, world: World, phase: Phase, mix: Mix, repeats: i
             looks = await _run(rig, world, phase, mix)
             used = (await Meters.read(rig)).since(before, looks, each_s)
             used_s.append(sum(used.cpu_s.values()) / mix.operations)
+            await rig.timelines.store_counts()  # as a web process does now and then
         for reader in world.readers:
             await scenes.check_page(rig, reader, phase.slug, LIMIT)
     return used_s

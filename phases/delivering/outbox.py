@@ -22,6 +22,7 @@ from phases.delivering.backlog import is_late
 from phases.delivering.overdue import Overdue
 from phases.delivering.settings import Settings
 from phases.delivering.switch import Switch
+from phases.pulling.author import POSTS
 from phases.pulling.pulls import Pulls
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Outbox:
         author's marker has to be made anew.
         """
         if not again:
-            await self._pulls.authors.one_post()
+            self._pulls.authors.count(POSTS)
         if owed.pulled:
             await self._pulls.markers.mark(status.user_id, owed.settings.epoch)
         for name in await self._owed_now(status, owed, again=again):

@@ -1,6 +1,5 @@
 """The figures of an author whose statuses may be pulled, and of their readers: counted, and remembered for a while."""
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,17 +8,14 @@ from bson import ObjectId
 from cachetools import TTLCache
 
 from app.models import SETTINGS
-from app.stack import Stack, outages_told
+from app.stack import Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
 from phases.keeping.activity import ACTIVE
 
-log = logging.getLogger(__name__)
-
 READS = "reads"  # a document of the settings: pages and posts by the hour, of all processes
 PAGES, POSTS = "hours", "posts"  # its fields; pages were all that was counted when the first got its name
 COUNTED = (PAGES, POSTS)
-STORED_AT_ONCE = 200  # pages and posts: so many are counted before they are stored by one command
 POSTS_NEEDED = 200  # of the last day; of fewer nothing is concluded
 HOURS = 24  # that the figures are about, or fewer where less is known
 AGE_S = 60.0
@@ -115,24 +111,16 @@ class Authors:
         pages, posts = found
         return pages / posts if posts >= POSTS_NEEDED else None
 
-    async def one_read(self) -> None:
-        """Count a page that was asked for."""
-        await self.count(PAGES)
+    def count(self, what: str, n: int = 1) -> None:
+        """Count pages or posts. Whoever reads or posts waits for nothing: `store_counts` comes later."""
+        self._untold[f"{what}.{_hour(self._clock.now())}"] += n
 
-    async def one_post(self) -> None:
-        await self.count(POSTS)
-
-    async def count(self, what: str, n: int = 1) -> None:
-        """Count pages or posts. The counts are stored now and then, many at once: a process that ends takes a few with
-        it.
-        """
-        now = self._clock.now()
-        self._untold[f"{what}.{_hour(now)}"] += n
-        if self._untold.total() >= STORED_AT_ONCE:
-            counts, self._untold = self._untold, Counter()
-            change = {"$inc": dict(counts), "$min": {"since": now}}
-            with uncounted(), outages_told(log.info, "some pages and posts are not counted"):
-                await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
+    async def store_counts(self) -> None:
+        """Store what was counted here since the last call. It is lost where a server is away: it is a statistic."""
+        counts, self._untold = self._untold, Counter()
+        if counts:
+            change = {"$inc": dict(counts), "$min": {"since": self._clock.now()}}
+            await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
 
     async def sweep(self) -> None:
         """Remove the counts of hours that nobody asks for any more."""

@@ -34,7 +34,7 @@ from phases.pulling.author import Author
 from phases.pulling.heavy import HEAVY
 from phases.pulling.markers import KNOWN_S, SHARED, Known
 from phases.timelines import MOST_FORCED, Timelines
-from tests.world import KEEPING, SLUGS, World
+from tests.world import KEEPING, SLUGS, World, commands_sent
 
 pytestmark = pytest.mark.anyio
 SLUG = HYBRID.slug
@@ -686,10 +686,10 @@ async def test_who_is_pulled_by_the_rule_stays_heavy(town: World, monkeypatch: p
 
 
 async def test_what_is_posted_is_counted_beside_the_pages(town: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(authors, "STORED_AT_ONCE", 2)
     monkeypatch.setattr(authors, "POSTS_NEEDED", 10)
     for n in range(20):
         await town.post("zoe", str(n))
+    await town.timelines.store_counts()
     town.clock.advance(KNOWN_S + 1)
     share = await town.timelines.pulls.authors.pages_a_post()
     assert share is not None
@@ -716,11 +716,16 @@ async def test_a_light_author_is_not_weighed(town: World) -> None:
 
 @pytest.mark.parametrize("settings", [RULED])
 async def test_what_is_weighed_is_counted(town: World) -> None:
-    read = 2 * authors.STORED_AT_ONCE
+    read = 1_000
+    await town.timelines.store_counts()  # of the pages by which the town was warmed
+    await town.stack.db[SETTINGS].delete_one({"_id": authors.READS})
     with patch.object(town.timelines, "_reading"):  # the pages themselves are of no interest here
         town.timelines._reading.page = AsyncMock()  # type: ignore[method-assign]
+        before = commands_sent("mongodb")
         for _ in range(read):
             await town.timelines.page(town.ids["ann"])
+        assert commands_sent("mongodb") == before, "a page waits for no write, which a majority would have to have"
+    await town.timelines.store_counts()
     for n in range(5):
         await town.post("zoe", str(n))
     found = await town.timelines.weighed(town.ids["zoe"])
