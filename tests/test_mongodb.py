@@ -38,6 +38,7 @@ from app.models import DOCUMENTS
 from app.servers.commands import HISTORY_S
 from app.stack import Addresses, connected
 from app.stack.cost import counted
+from app.stack.mongodb import find
 from app.stack.mongodb.connection import (
     POOL_SIZE,
     Collection,
@@ -49,7 +50,17 @@ from app.stack.mongodb.connection import (
     direct,
     disconnect,
 )
-from app.stack.mongodb.find import ANOTHER_SNAPSHOT, Find, Rows, dated, rows, together
+from app.stack.mongodb.find import (
+    ANOTHER_SNAPSHOT,
+    SNAPSHOT_PAUSES_S,
+    SNAPSHOT_UNAVAILABLE,
+    Find,
+    NoSnapshot,
+    Rows,
+    dated,
+    rows,
+    together,
+)
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.whole import WINDOW
@@ -494,6 +505,27 @@ async def test_a_look_up_that_is_sent_again_is_asked_for_once(servers: Addresses
         with counted() as cost, patch.object(Direct, "read", AsyncMock(side_effect=answers)):
             assert await rows(stack.db, Find("people", {}, ("_id",), 1)) == []
         assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (3, 1)
+
+
+@pytest.mark.servers
+async def test_a_look_up_waits_between_its_tries_and_not_after_the_last(servers: Addresses) -> None:
+    done: list[str | float] = []
+
+    async def refuses(*_: object) -> None:
+        done.append("asked")
+        raise OperationFailure("another snapshot would do", SNAPSHOT_UNAVAILABLE)
+
+    async def sleeps(seconds: float) -> None:
+        done.append(seconds)
+
+    async with connected(servers, Config(database="test_tries")) as stack:
+        with (
+            patch.object(Direct, "read", refuses),
+            patch.object(find, "asyncio", Mock(sleep=sleeps)),
+            pytest.raises(NoSnapshot),
+        ):
+            await rows(stack.db, Find("people", {}, ("_id",), 1))
+    assert done == ["asked", *(step for pause_s in SNAPSHOT_PAUSES_S for step in (pause_s, "asked"))]
 
 
 @pytest.mark.servers

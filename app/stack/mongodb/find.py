@@ -81,16 +81,17 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
     A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
     written for longer than MongoDB keeps history, the newest snapshot is as old as that, and the next write drops it.
     """
-    for pause_s in SNAPSHOT_PAUSES_S:
+    pauses_s = iter(SNAPSHOT_PAUSES_S)
+    while True:
         sent_to_mongodb()
         try:
             return await connected.read(command)
         except OperationFailure as error:
             if error.code not in ANOTHER_SNAPSHOT:
                 raise
-            refused = error
+            if (pause_s := next(pauses_s, None)) is None:
+                raise NoSnapshot(f"MongoDB has no snapshot to read: its error {error.code}") from error
         await asyncio.sleep(pause_s)
-    raise NoSnapshot(f"MongoDB has no snapshot to read: its error {refused.code}") from refused
 
 
 __all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "dated", "rows", "together"]
