@@ -18,6 +18,7 @@ import pytest
 from bson import ObjectId
 from PIL import Image
 from pymongo import MongoClient, ReadPreference
+from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
     BulkWriteError,
     DuplicateKeyError,
@@ -52,7 +53,7 @@ from app.stack.mongodb.connection import (
 )
 from app.stack.mongodb.find import (
     ANOTHER_SNAPSHOT,
-    SNAPSHOT_PAUSES_S,
+    PAUSES_S,
     SNAPSHOT_UNAVAILABLE,
     Find,
     NoSnapshot,
@@ -484,6 +485,23 @@ async def test_a_read_that_cannot_be_answered_says_so(failpoints: Addresses, how
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("how", [NEW_PRIMARY, SHARD_AWAY])
+async def test_who_refuses_at_once_is_asked_a_few_times_and_not_without_pause(
+    failpoints: Addresses, how: dict[str, Any]
+) -> None:
+    """Else one look-up is a thousand commands, and those of all who read take the processor from everybody."""
+    async with connected(failpoints, Config(database="test_refused", server_timeout_s=1)) as stack:
+        command = AsyncDatabase.command
+        with (
+            failing(str(failpoints.mongodb), "find", **how),
+            patch.object(AsyncDatabase, "command", autospec=True, side_effect=command) as asked,
+            pytest.raises(UNAVAILABLE),
+        ):
+            await rows(stack.db, Find("people", {}, ("_id",), 1))
+        assert 1 < asked.call_count <= 1 + len(PAUSES_S)
+
+
+@pytest.mark.servers
 async def test_one_member_of_several_is_not_asked_alone(servers: Addresses) -> None:
     """It would answer after an election, too, without what the new primary has been told."""
     with replica_set_with_failpoints(2) as (two, _):
@@ -525,7 +543,7 @@ async def test_a_look_up_waits_between_its_tries_and_not_after_the_last(servers:
             pytest.raises(NoSnapshot),
         ):
             await rows(stack.db, Find("people", {}, ("_id",), 1))
-    assert done == ["asked", *(step for pause_s in SNAPSHOT_PAUSES_S for step in (pause_s, "asked"))]
+    assert done == ["asked", *(step for pause_s in PAUSES_S for step in (pause_s, "asked"))]
 
 
 @pytest.mark.servers

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from contextvars import Context
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,7 +15,6 @@ from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import AutoReconnect, OperationFailure
 from pymongo.write_concern import WriteConcern
 
 from app.config import OLDEST_MONGODB
@@ -43,10 +43,6 @@ AWAY_CODES = frozenset(
         18,  # AuthenticationFailed: the password is being changed
     }
 )
-
-# What a read is asked again for, beside a lost connection and a new primary. Source: MongoDB specification, Retryable
-# Reads.
-ASKED_AGAIN = frozenset({6, 7, 89, 134, 262, 9001})
 
 
 class _CommandCounter(monitoring.CommandListener):
@@ -78,20 +74,17 @@ class Direct:
         `uncancelled`.
 
         PyMongo's own cursors take an eighth longer, and do not tell the moment. They ask again where a connection
-        breaks or the primary changes, and so does this. Source: MongoDB manual, `atClusterTime`.
+        breaks or the primary changes; here the caller does. Source: MongoDB manual, `atClusterTime`.
         """
-        with pymongo.timeout(self._timeout_s):  # of all tries together
-            while True:
-                asked = {**command, "readConcern": {"level": "snapshot"}}
-                try:
-                    reply = await self._database.command(asked, codec_options=self._database.codec_options)
-                except (AutoReconnect, OperationFailure) as error:
-                    if error.timeout or not (isinstance(error, AutoReconnect) or error.code in ASKED_AGAIN):
-                        raise
-                else:
-                    cursor: dict[str, Any] = reply["cursor"]
-                    assert not cursor["id"], "all of it is in the first batch"
-                    return cursor
+        asked = {**command, "readConcern": {"level": "snapshot"}}
+        reply = await self._database.command(asked, codec_options=self._database.codec_options)
+        cursor: dict[str, Any] = reply["cursor"]
+        assert not cursor["id"], "all of it is in the first batch"
+        return cursor
+
+    def in_time(self) -> AbstractContextManager[None]:
+        """Bound all commands of a block together by the time-out. A pause between them counts, too."""
+        return pymongo.timeout(self._timeout_s)
 
     async def insert(self, collection: str, document: dict[str, Any]) -> Timestamp:
         """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled.

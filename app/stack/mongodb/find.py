@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from bson import Timestamp
-from pymongo.errors import OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure
 
 from app.stack.cost import asked_of_mongodb, sent_to_mongodb
 from app.stack.mongodb.connection import Database, Direct, direct
@@ -16,7 +16,9 @@ from app.stack.mongodb.stand_in import StandInDatabase
 
 SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT = 246, 239, 194  # MongoDB's error codes
 ANOTHER_SNAPSHOT = frozenset({SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT})  # would do
-SNAPSHOT_PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majority is behind by more only in an outage
+# A shard or the new primary may answer soon. Source: MongoDB specification, Retryable Reads.
+SERVER_SOON = frozenset({6, 7, 89, 134, 262, 9001})
+PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majority is behind by more only in an outage
 
 
 class NoSnapshot(Exception):
@@ -80,18 +82,24 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
 
     A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
     written for longer than MongoDB keeps history, the newest snapshot is as old as that, and the next write drops it.
+
+    Where a connection breaks, the primary changes or a router misses a shard, try again until the time-out. A server
+    that answers so does it at once, and PyMongo mostly asks it again at once, too: thousands of times in a time-out.
     """
-    pauses_s = iter(SNAPSHOT_PAUSES_S)
-    while True:
-        sent_to_mongodb()
-        try:
-            return await connected.read(command)
-        except OperationFailure as error:
-            if error.code not in ANOTHER_SNAPSHOT:
-                raise
-            if (pause_s := next(pauses_s, None)) is None:
-                raise NoSnapshot(f"MongoDB has no snapshot to read: its error {error.code}") from error
-        await asyncio.sleep(pause_s)
+    pauses_s = iter(PAUSES_S)
+    with connected.in_time():
+        while True:
+            sent_to_mongodb()
+            try:
+                return await connected.read(command)
+            except (AutoReconnect, OperationFailure) as error:
+                code, pause_s = getattr(error, "code", None), next(pauses_s, None)
+                soon = isinstance(error, AutoReconnect) or code in SERVER_SOON
+                if error.timeout or not (soon or code in ANOTHER_SNAPSHOT):
+                    raise
+                if pause_s is None and not soon:
+                    raise NoSnapshot(f"MongoDB has no snapshot to read: its error {code}") from error
+            await asyncio.sleep(pause_s or PAUSES_S[-1])
 
 
 __all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "dated", "rows", "together"]
