@@ -108,29 +108,24 @@ class Hub:
         if self._slow.left_s(me):
             raise OutOfTime("what this person has takes too long to read")
         connection = Connection(me, token)
-        self.watchers.enter(watcher)  # what is heard while they are read is not lost: it makes them dirty
-        watcher.opening += 1
+        self.watchers.begin_opening(watcher)  # what is heard while they are read is not lost: it makes them dirty
         try:
             await self._in_turn(watcher, lambda: self._begin(watcher, connection, after))
         finally:
-            watcher.opening -= 1
-            self.watchers.forget_if_gone(watcher)
+            self.watchers.end_opening(watcher)
             self._refresh_if_dirty(watcher)
         return connection
 
     async def _begin(self, watcher: Watcher, connection: Connection, after: str | None) -> None:
         read = await self._update(watcher, EVERYTHING)
         connection.begin(*await self._behind.beginning(watcher, read, after))
-        watcher.connections.append(connection)
+        self.watchers.add(watcher, connection)
         if self._stopped:  # while it waited
             connection.close(STOPPED)
 
     def close(self, connection: Connection) -> None:
         """Forget a connection whose client has gone, or has been told that it is over."""
-        watcher = self.watchers.of(connection.me)
-        if watcher and connection in watcher.connections:
-            watcher.connections.remove(connection)
-            self.watchers.forget_if_gone(watcher)
+        self.watchers.remove(connection)
 
     def stop(self) -> None:
         """End all streams, because the process ends."""

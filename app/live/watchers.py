@@ -118,7 +118,8 @@ class Watchers:
     def __init__(self, secret: bytes, sent: Callable[[str, int], None], read_anew: Callable[[Watcher], None]) -> None:
         self.secret, self.sent, self._read_anew = secret, sent, read_anew
         self._by_person: dict[ObjectId, Watcher] = {}
-        self._followers: dict[ObjectId, list[Watcher]] = {}  # by author, those who are here
+        self._followers: dict[ObjectId, dict[Watcher, None]] = {}  # by author, those who are here
+        self.connections = 0  # of everybody, with those that are being opened
 
     def __iter__(self) -> Iterator[Watcher]:
         return iter(list(self._by_person.values()))
@@ -129,16 +130,31 @@ class Watchers:
     def known(self) -> list[Watcher]:
         return [watcher for watcher in self if watcher.is_known]
 
-    @property
-    def connections(self) -> int:
-        return sum(len(watcher.connections) + watcher.opening for watcher in self)
-
     # Who comes and goes
 
-    def enter(self, watcher: Watcher) -> None:
+    def begin_opening(self, watcher: Watcher) -> None:
         self._by_person[watcher.me] = watcher
+        watcher.opening += 1
+        self.connections += 1
 
-    def forget_if_gone(self, watcher: Watcher) -> None:
+    def end_opening(self, watcher: Watcher) -> None:
+        watcher.opening -= 1
+        self.connections -= 1
+        self._forget_if_gone(watcher)
+
+    def add(self, watcher: Watcher, connection: Connection) -> None:
+        watcher.connections.append(connection)
+        self.connections += 1
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection, if it is still known."""
+        watcher = self.of(connection.me)
+        if watcher and connection in watcher.connections:
+            watcher.connections.remove(connection)
+            self.connections -= 1
+            self._forget_if_gone(watcher)
+
+    def _forget_if_gone(self, watcher: Watcher) -> None:
         if not watcher.connections and not watcher.opening:
             self._by_person.pop(watcher.me, None)
             self.set_followees(watcher, [])
@@ -147,13 +163,13 @@ class Watchers:
         """Note that a person follows these authors, and nobody else any more."""
         for author in watcher.followees:
             here = self._followers[author]
-            here.remove(watcher)
+            del here[watcher]
             if not here:
                 del self._followers[author]
         is_here = self.of(watcher.me) is watcher  # not gone while this was looked up
         watcher.followees = list(followees) if is_here else []
         for author in watcher.followees:
-            self._followers.setdefault(author, []).append(watcher)
+            self._followers.setdefault(author, {})[watcher] = None
 
     def followers_of(self, author: ObjectId) -> list[Watcher]:
         """Return those who are here and follow the author, and the author."""

@@ -31,7 +31,7 @@ from app.live.presence import Presences
 from app.live.steps import Step
 from app.live.talk import Talk
 from app.live.truth import NEWLY_S, Truth
-from app.live.watchers import Watcher
+from app.live.watchers import Watcher, Watchers
 from app.models import Account
 from app.stack import Hint, OutOfTime
 from app.stack.bus import HintKind
@@ -252,6 +252,40 @@ async def test_a_position_that_lies_ahead_is_a_reset(town: World) -> None:
     await town.stack.db[INBOXES].update_one({"_id": ann.me}, {"$set": {"seq": 0}})
     await ann.connect()
     assert [event.name for event in ann.take()] == ["ready", "reset"]
+
+
+async def test_to_come_or_go_costs_the_same_however_many_are_here(town: World) -> None:
+    """Nobody walks over all who are here, nor over all who follow the same author."""
+    compared = 0
+
+    class Counted(Watcher):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = Watcher.__hash__
+
+    hub = await new_hub(town)
+    with (
+        patch.object(hubs, "Watcher", Counted),
+        patch.object(Watchers, "__iter__", side_effect=AssertionError("everybody")),
+    ):
+        clients = [Client(hub, town.ids[name]) for name in ("ann", "ben", "cat") for _ in range(2)]
+        for client in clients:
+            await client.connect()
+        assert hub.connections == len(clients)
+        author, fans = ObjectId(), [Counted(ObjectId()) for _ in range(100)]
+        for fan in fans:
+            hub.watchers.begin_opening(fan)
+            hub.watchers.set_followees(fan, [author])
+        assert hub.watchers.followers_of(author) == fans
+        compared = 0
+        for fan in reversed(fans):
+            hub.watchers.end_opening(fan)
+        for client in clients:
+            client.leave()
+    assert (hub.connections, list(hub.watchers), hub.watchers.followers_of(author), compared) == (0, [], [], 0)
 
 
 async def test_a_person_and_a_process_have_so_many_connections(town: World) -> None:
