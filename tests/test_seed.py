@@ -418,7 +418,7 @@ def test_reset_touches_nothing_of_others_on_the_same_servers(addresses: Addresse
                     other.queue = DeliveryQueue(redis, await identity(other.db))
             for stack in (mine, *others):
                 await stack.queue.offer("queue", OWED)
-                await stack.queue.offer("queue", OWED, OWED)
+                await stack.queue.go_on("queue", OWED, OWED)
             await mine.memcached.add("somebody-elses", b"value", 60)
             redis.set("somebody-elses", "value")
             Queue("deliver-first", connection=redis).enqueue(print, job_id="somebody-elses")

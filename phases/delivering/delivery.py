@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from app.access import FIELDS
 from app.models import StatusRow
-from app.stack import DeliveryQueue, Stack
+from app.stack import DeliveryQueue, QueueDown, Stack
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, rows
 from phases.delivering.kept_timelines import KeptTimelines
@@ -30,8 +30,8 @@ class Walk:
 
     `after`: the recipient whom its own status has reached; None before the first step, and after the last. `since`: a
     status that comes by has no lower id. `taken`: the statuses that a step was made for. `failed`: those of them whose
-    step failed. `ended`: the statuses that were finished by the last step. `further`: those that were not, each with
-    the recipient after whom it goes on.
+    step failed, or whose next one could not be queued. `ended`: the statuses that were finished by the last step.
+    `further`: those that were not, each with the recipient after whom it goes on.
     """
 
     own: ObjectId
@@ -118,7 +118,7 @@ class Delivery:
         walk = self.walk(statuses[0].id, None)
         known = replace(self, settings=await self.switch.fresh())
         await walk.side_by_side({status.id: put(known, status, None) for status in statuses})
-        await self._queue(walk.further)
+        await self._queue(walk, walk.further)
         await self.done(*walk.ended)
         return walk.failed
 
@@ -141,14 +141,19 @@ class Delivery:
         status; any other one with recipients left gets a job for its next step. Jobs for first steps that this job has
         made are taken off the queue: they have nothing left to do.
         """
-        await self._queue({status: after for status, after in walk.further.items() if status != walk.own})
+        await self._queue(walk, {status: after for status, after in walk.further.items() if status != walk.own})
         if others := [status for status in (*walk.further, *walk.ended) if status != walk.own]:
             await self.queue.withdraw(self.name, others)
         await self.done(*walk.ended)
 
-    async def _queue(self, further: Mapping[ObjectId, ObjectId]) -> None:
-        for status, after in further.items():
-            await self.queue.offer(self.name, status, after)
+    async def _queue(self, walk: Walk, further: Mapping[ObjectId, ObjectId]) -> None:
+        """Queue the next steps. A status whose step cannot be queued has failed: it begins again, one step behind."""
+        for status, after in list(further.items()):
+            try:
+                await self.queue.go_on(self.name, status, after)
+            except QueueDown as error:
+                walk.failed[status] = error
+                del walk.further[status]
 
     async def pending(self, ids: Mapping[str, Any]) -> list[StatusRow]:
         """Return the pending statuses whose ids match, oldest first, at most as many as are delivered together."""

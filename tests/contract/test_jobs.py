@@ -7,11 +7,13 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import redis
 from bson import ObjectId
 from pymongo.errors import OperationFailure
 
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
+from app.stack.queue import delivery_queue
 from app.stack.queue import worker as queue_worker
 from app.stack.queue.strict import StrictJob
 from app.watch.metrics import REGISTRY
@@ -296,6 +298,39 @@ async def test_what_is_posted_during_a_large_delivery_is_delivered_beside_its_ne
         await one_job(town, large.id)
     assert sorted(steps[1:3]) == ["large", "small"]
     assert steps[3:] == ["large"]
+    assert await owed(town) == 0
+
+
+async def test_a_walk_whose_next_job_cannot_be_queued_goes_on_where_it_was(town: World) -> None:
+    """Rule 6. Nobody else knows where: the sweeper would begin with the first recipient of a million."""
+    await three_chunks(town)
+    offered, put = town.stack.queue._offer, Delivery.put
+    steps: list[list[ObjectId]] = []
+    outages = 1
+
+    def away(consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
+        nonlocal outages
+        if len(steps) == 2 and outages:
+            outages -= 1
+            raise redis.ConnectionError("stopped by the test")
+        return offered(consumer, happened, after)
+
+    async def noted(self: Delivery, status: StatusRow, readers: list[ObjectId]) -> None:
+        steps.append(readers)
+        await put(self, status, readers)
+
+    await town.post("zoe", "large")
+    with (
+        patch.object(jobs, "TURN_S", 0),
+        patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]),
+        patch.object(delivery_queue, "AWAY_S", 0),
+        patch.object(town.stack.queue, "_offer", away),
+        patch.object(Delivery, "put", noted),
+    ):
+        await town.drain()
+    first, second, again, third = steps
+    assert second == again
+    assert first < second < third, "the second one again, and not the first"
     assert await owed(town) == 0
 
 

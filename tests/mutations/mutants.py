@@ -733,7 +733,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "5 outbox",
         "phases.p3_queue.deliver_in_worker",
         "    if walk.after:  # the last follower reached; None at the end\n"
-        "        await delivery.queue.offer(delivery.name, id, walk.after)\n",
+        "        await delivery.queue.go_on(delivery.name, id, walk.after)\n",
         "    await delivery.done(id)\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),

@@ -67,15 +67,27 @@ class DeliveryQueue:
         except ValueError as error:  # RQ cannot read what somebody has put there
             raise QueueDown(f"redis: {error}") from error
 
-    async def offer(self, consumer: str, happened: ObjectId, after: ObjectId | None = None) -> bool:
-        """Queue one step of what a consumer does about a status or an event, once; of a fan-out the one for the
-        recipients above `after`. False when it is there already, or when Redis is away.
+    async def offer(self, consumer: str, happened: ObjectId) -> bool:
+        """Queue the first step of what a consumer does about a status or an event, once. False when it is there
+        already, or when Redis is away.
 
         Nobody waits for Redis to come back: what could not be queued is still pending, and the sweeper queues it
         (rule 5). A job that has been lost between a queue and a worker is replaced.
         """
-        if self._is_away():
+        try:
+            return await self._queued(consumer, happened, None)
+        except QueueDown:
             return False
+
+    async def go_on(self, consumer: str, happened: ObjectId, after: ObjectId) -> None:
+        """Queue the step of a fan-out for the recipients above `after`, once. Raises QueueDown: the sweeper, which
+        knows of no `after`, would begin with the first recipient (rule 6).
+        """
+        await self._queued(consumer, happened, after)
+
+    async def _queued(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
+        if self._is_away():
+            raise QueueDown("redis did not answer a moment ago")
         return bool(await _in(self._offering, self._offer_unless_away, consumer, happened, after))
 
     async def withdraw(self, consumer: str, statuses: Sequence[ObjectId]) -> None:
@@ -92,13 +104,13 @@ class DeliveryQueue:
     def _offer_unless_away(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         """Queue a step, in the thread. Of many calls that wait while Redis hangs, only the first ones find that out."""
         if self._is_away():
-            return False
+            raise QueueDown("redis did not answer a moment ago")
         try:
             return self._offer(consumer, happened, after)
         except redis.RedisError as error:
             self._away_until = self._now_s() + AWAY_S
-            log.warning("could not queue %s for %s, the sweeper will: %s", happened, consumer, error)
-            return False
+            log.warning("could not queue %s for %s: %s", happened, consumer, error)
+            raise QueueDown(f"redis: {error}") from error
 
     def _offer(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         return jobs.offer(self.queues, self._prefix, consumer, happened, after)
