@@ -44,7 +44,7 @@ THOROUGH = (
     "contract/test_restored",
     "contract/test_rules.py::test_a_long_backfill",
     "contract/test_rules.py::test_a_page_crosses_the_floor",
-    "contract/test_rules.py::test_sweeping_cuts_to_the_cap",
+    "contract/test_rules.py::test_sweeping",
     "contract/test_rules.py::test_switching_needs_no_migration",
     "contract/test_rules.py::test_the_queue_may_be_far_behind",
     "contract/test_timeline.py::test_pages_are_full_and_scroll",

@@ -55,7 +55,7 @@ class Entries(Store):
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         assert not recipients.active_only, "an entry does not expire, so nobody may be skipped"
         super().__init__(stack, recipients)
-        self._swept_to = FIRST_ID
+        self._beyond: bytes | None = None  # the key beyond which the next sweep goes on; None before the first one
         self._first = FirstSlices()
 
     def _entries(self, container: Container) -> Collection:
@@ -146,14 +146,22 @@ class Entries(Store):
         await self._drop_retired(over)
 
     async def _cut_next(self, container: Container) -> None:
+        """Begin with anybody: were every process to begin with the first reader, a fleet that is often restarted would
+        never come to the last one, and all workers would cut the same.
+        """
+        if self._beyond is None:
+            anybody = self._entries(container).aggregate([{"$sample": {"size": 1}}, {"$project": {"_id": 1}}])
+            readers = [ObjectId(entry["_id"][:12]) for entry in await anybody.to_list(None)]
+            self._beyond = entry_key(readers[0] if readers else FIRST_ID, FIRST_ID)
         for _ in range(SWEPT_AT_ONCE):
-            above = entry_key(self._swept_to, LAST_ID)
-            first = await self._entries(container).find_one({"_id": {"$gt": above}}, {"_id": 1}, sort=[("_id", 1)])
+            beyond = {"_id": {"$gt": self._beyond}}
+            first = await self._entries(container).find_one(beyond, {"_id": 1}, sort=[("_id", 1)])
             if first is None:
-                self._swept_to = FIRST_ID
+                self._beyond = entry_key(FIRST_ID, FIRST_ID)
                 return
-            self._swept_to = ObjectId(first["_id"][:12])
-            await self.cut(container, self._swept_to)
+            reader = ObjectId(first["_id"][:12])
+            self._beyond = entry_key(reader, LAST_ID)
+            await self.cut(container, reader)
 
     async def cut(self, container: Container, reader: ObjectId) -> None:
         """Raise the floor to the cap, then delete what is below it: a read finds floor and entries of one moment.

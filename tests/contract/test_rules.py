@@ -37,6 +37,7 @@ from phases.delivering.switch import DOCUMENT, TRIES, Switch
 from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
+from phases.keeping import entries as kept_entries
 from phases.keeping.entries import Entries, entries_name, entry_key, floors_name
 from phases.keeping.lists import Lists
 from phases.keeping.store import AuthorIds, Container, Recent, Returning
@@ -296,6 +297,22 @@ async def test_sweeping_cuts_to_the_cap_and_loses_nothing(town: World) -> None:
         assert await town.walk("fan3", "push") == texts[::-1]
     assert await entries.count_documents({}) == 10 * 10
     await town.sees("ann", *reversed(texts))
+
+
+async def test_sweeping_comes_to_everybody_however_often_processes_are_restarted(
+    town: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each begins with anybody, and not with the first again."""
+    monkeypatch.setattr(kept_entries, "SWEPT_AT_ONCE", 1)
+    for n in range(30):
+        await town.post("zoe", str(n))
+    await town.drain()
+    container = (await town.timelines.switch.fresh()).current(PUSH.keeps or "")
+    assert container
+    entries, tries = town.stack.db[entries_name(container)], count(1)
+    while await entries.count_documents({}) >= 30 * 5 + 10 * 5:
+        assert next(tries) < 200, "hardly anybody is cut"
+        await Timelines(town.stack).kept[container.kept].sweep()
 
 
 async def home_collections(world: World) -> set[str]:
