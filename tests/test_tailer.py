@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from app.clock import Clock
 from app.config import Config
@@ -158,8 +159,6 @@ async def test_a_lost_history_is_made_up_for(timelines: Timelines, caplog: pytes
 
 
 def history_lost(timelines: Timelines) -> Callable[..., Any]:
-    from pymongo.errors import OperationFailure
-
     watch = direct(timelines.stack.db).watch
 
     async def watching(*args: Any, resume_after: Any, **options: Any) -> Any:
@@ -170,9 +169,22 @@ def history_lost(timelines: Timelines) -> Callable[..., Any]:
     return watching
 
 
-async def test_a_place_that_means_nothing_is_a_lost_history(stack: Stack) -> None:
+@pytest.mark.parametrize("place", [{"_data": "82" + "00" * 30}, {"_data": "of another version"}])
+async def test_a_place_that_means_nothing_is_a_lost_history(stack: Stack, place: dict[str, str]) -> None:
     with pytest.raises(HistoryLost):
-        await inserts(stack.db, "statuses", {}, {"_data": "82" + "00" * 30}).__aenter__()
+        await inserts(stack.db, "statuses", {}, place).__aenter__()
+
+
+@pytest.mark.parametrize("place", [None, {"_data": "82" + "00" * 30}])
+async def test_what_is_wrong_with_more_than_the_place_keeps_its_own_words(
+    stack: Stack, place: dict[str, str] | None
+) -> None:
+    with (
+        patch.object(direct(stack.db), "watch", side_effect=OperationFailure("not authorized on feedlab", 13)),
+        pytest.raises(OperationFailure, match="not authorized") as refused,
+    ):
+        await inserts(stack.db, "statuses", {}, place).__aenter__()
+    assert refused.value.__cause__ is None, "an error is not its own cause"
 
 
 async def test_a_dropped_collection_is_a_lost_history(stack: Stack) -> None:

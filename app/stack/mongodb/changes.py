@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pymongo.asynchronous.change_stream import AsyncChangeStream
 from pymongo.errors import CursorNotFound, ExecutionTimeout, OperationFailure
 
-from app.stack.mongodb.connection import Database, direct
+from app.stack.mongodb.connection import AWAY_CODES, Database, direct
 
 AWAIT_MS = 500  # how long the server waits for news before it says that there are none
 HELD = 200  # inserts that wait here for whoever reads them
@@ -44,18 +45,23 @@ async def inserts(
 ) -> AsyncIterator[AsyncIterator[Inserted]]:
     """Yield the inserts that match the query, after a place or from now on, with a sign of life twice a second.
 
-    Raises HistoryLost. A task of its own reads the stream, so that its user is never cancelled inside PyMongo, which
-    does not bear it.
+    Raises HistoryLost: where MongoDB says so, and where it cannot read the place, for which it has a dozen codes, and
+    opens the stream without it. Whatever else is wrong keeps its own words.
+
+    A task of its own reads the stream, so that its user is never cancelled inside PyMongo, which does not bear it.
     """
     wanted = {"operationType": "insert", **{f"fullDocument.{field}": value for field, value in query.items()}}
+    watch = partial(direct(database).watch, collection, [{"$match": wanted}], max_await_time_ms=AWAIT_MS)
     try:
-        stream = await direct(database).watch(
-            collection, [{"$match": wanted}], resume_after=after, max_await_time_ms=AWAIT_MS
-        )
+        stream = await watch(resume_after=after)
     except TRANSIENT:
         raise
-    except OperationFailure as error:  # whatever is wrong with the place: there is another way
-        raise HistoryLost(str(error)) if after else error from error
+    except OperationFailure as error:
+        if after is None or error.code in AWAY_CODES:
+            raise
+        if error.code not in HISTORY_LOST:
+            await (await watch(resume_after=None)).close()
+        raise HistoryLost(str(error)) from error
     reader = _Reader(stream)
     try:
         yield reader.inserted()
