@@ -38,9 +38,9 @@ async def send_away(
     delete a reader's list first is not enough: a reader who returns in between is believed to be active and builds
     another. A crash on the way leaves these phases switched off, which is slower and right.
     """
-    before = (await switch.fresh()).delivering
     away = {slug for kept in anew for slug in switch.phases_of(kept)}
-    await switch.change(SettingsChange(delivering=[slug for slug in before if slug not in away]))
+    delivered = [slug for slug in (await switch.fresh()).delivering if slug in away]
+    await switch.change(SettingsChange(off=away))
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     gone, batch, number = 0, [], 0
     async for user in stack.db["users"].find({}, {"_id": 1}).sort("_id", 1):
@@ -51,10 +51,7 @@ async def send_away(
             gone += await _deactivate(stack, batch)
             batch = []
     gone += await _deactivate(stack, batch)
-    meanwhile = await switch.fresh()
-    if back := [kept for kept in anew if meanwhile.current(kept)]:  # somebody switched them on: they are not trusted
-        await switch.restart(back)
-    await switch.change(SettingsChange(delivering=[*meanwhile.delivering, *(slug for slug in before if slug in away)]))
+    await switch.change(SettingsChange(on=delivered, anew=anew))  # anew also what somebody has switched on meanwhile
     return gone
 
 

@@ -1,6 +1,6 @@
 """The phase settings as a value: what delivers, what is read, which containers there are; and what follows a change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,12 +97,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class SettingsChange:
-    """What somebody wants changed; None and nothing leave it as it is. `anew`: what begins to be kept anew.
-    `forced`: as in Settings; None for an author leaves them to the rule again.
+    """What somebody wants changed; None and nothing leave it as it is. `off`, `on`: phases that deliver no longer, or
+    again, whatever else delivers by then. `anew`: what begins to be kept anew. `forced`: as in Settings; None for an
+    author leaves them to the rule again.
     """
 
     read: str | None = None
     delivering: Sequence[str] | None = None
+    off: Collection[str] = ()
+    on: Sequence[str] = ()
     anew: Sequence[str] = ()
     forced: Mapping[ObjectId, bool | None] = field(default_factory=dict)
 
@@ -126,7 +129,8 @@ def next_settings(
     switched them off. What only another version knows goes on while some phase delivers that only that version knows.
     keeps: what each phase keeps, by slug. nodes: where a new container is, by what is kept.
     """
-    delivering = old.delivering if change.delivering is None else tuple(dict.fromkeys(change.delivering))
+    wished = old.delivering if change.delivering is None else change.delivering
+    delivering = tuple(dict.fromkeys((*(slug for slug in wished if slug not in change.off), *change.on)))
     leaving = {slug: t for slug, t in old.leaving.items() if now < t} | dict.fromkeys(old.delivering, UNSETTLED)
     before, wanted = delivered_to(old.delivering, keeps), delivered_to(delivering, keeps)
     going_on = {kept for kept in wanted if kept in before and kept not in change.anew}

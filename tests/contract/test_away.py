@@ -1,13 +1,17 @@
 """People who go away, and looking at what is kept without touching it."""
 
 import asyncio
+from unittest.mock import patch
 
 import pytest
 
 from app.watch.metrics import REGISTRY
+from phases.delivering.settings import Settings
+from phases.delivering.switch import Switch
 from phases.keeping.activity import active_count
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, World
 from workers.worker import run_in_thread
 
@@ -72,6 +76,33 @@ async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
     await leave(town)
     state = await town.timelines.state()
     assert (state.read, state.delivering) == (CACHE.slug, (PUSH.slug, CACHE.slug))
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "at the end"])
+async def test_what_somebody_switches_while_people_are_sent_away_stays_switched(town: World, when: str) -> None:
+    """Between the reading of the settings and the writing of them."""
+    fresh, administrator = Switch.fresh, Timelines(town.stack)
+    begins = asyncio.Event()
+    if when == "at the beginning":
+        begins.set()
+
+    async def then_switched(self: Switch) -> Settings:
+        read = await fresh(self)
+        if self is town.timelines.switch and begins.is_set():
+            begins.clear()
+            await administrator.change(delivering=[PUSH.slug, CACHE.slug])
+        return read
+
+    async def rest(seconds: float) -> None:
+        town.clock.advance(seconds)
+        if when == "at the end":
+            begins.set()
+
+    await town.timelines.change(delivering=[CACHE.slug])
+    town.pass_grace()
+    with patch.object(Switch, "fresh", then_switched):
+        await town.timelines.send_away(0.9, rest)
+    assert set((await town.timelines.state()).delivering) == {PUSH.slug, CACHE.slug}
 
 
 async def test_two_who_send_people_away_at_once_leave_everything_delivering(town: World) -> None:
