@@ -54,6 +54,9 @@ REQUEST_SECONDS = _histogram(
 # Statuses and pages, wherever they are made
 
 POSTS = _counter("posts", "Statuses acknowledged")
+POSTS_LATE = _counter(
+    "posts_stored_late", "Statuses stored over 2 s after their id by MongoDB's time: one more write each"
+)
 MESSAGES = _counter("messages", "Messages acknowledged")
 READS = _counter("timeline_reads", "Pages of home timelines", "phase", "source")
 LOOKUPS = _counter("kept_timeline_lookups", "Pages of phases that keep timelines: what was found", "phase", "result")

@@ -16,7 +16,7 @@ from app.edges import LATE, VERSIONS, another_version
 from app.models import Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
 from app.stack.mongodb.transaction import Transaction
-from app.watch.metrics import DELIVERY_LAG
+from app.watch.metrics import DELIVERY_LAG, POSTS_LATE
 from phases.delivering.backfills import Backfills
 from phases.delivering.backlog import is_late
 from phases.delivering.overdue import Overdue
@@ -148,6 +148,7 @@ class Outbox:
         long after its id that nobody looks for it any more who has read what is pending.
         """
         if is_late(status, self._clock.of_cluster(told)):
+            POSTS_LATE.inc()
             await self._became_pending_late()
 
     async def posted(self, status: StatusRow, owed: Owed, *, again: bool, trace: Trace, defer: Defer) -> None:

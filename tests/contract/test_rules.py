@@ -23,6 +23,7 @@ from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, dated, together
 from app.stack.mongodb.transaction import Contended
+from app.watch.metrics import REGISTRY
 from benchmarks.answers import kept_list
 from phases import PHASES, reading
 from phases.base import Phase
@@ -922,8 +923,9 @@ async def test_a_backlog_that_a_member_behind_has_answered_is_not_used(town: Wor
 
 
 async def test_nobody_is_told_of_a_late_status_before_its_version_has_changed(town: World) -> None:
-    """Whoever is told reads a page."""
-    old = town.clock.new_id()
+    """Whoever is told reads a page. The status is counted: where a clock is behind, each that is posted is late."""
+    old, counted_late = town.clock.new_id(), partial(REGISTRY.get_sample_value, "feedlab_posts_stored_late_total")
+    before = counted_late()
     town.clock.advance(LATE_S + 1)
     order = Mock()
     with (
@@ -935,6 +937,9 @@ async def test_nobody_is_told_of_a_late_status_before_its_version_has_changed(to
         order.attach_mock(told, "told")
         await town.post("zoe", "late")
     assert [name for name, *_ in order.mock_calls] == ["changed", "told"]
+    assert (counted_late() or 0) == (before or 0) + 1
+    await town.post("zoe", "in time")
+    assert (counted_late() or 0) == (before or 0) + 1
 
 
 def test_a_full_window_vouches_for_nothing() -> None:
