@@ -52,15 +52,17 @@ class Finding:
 def examine(data: Path, config: Config, level: Level) -> tuple[list[Finding], int | None]:
     """Return a finding per server, and the id of the process that runs them now, if one does."""
     owner = DataDirectory(data).owner()
-    note = owner if owner and owner.ready else None
+    note = owner if owner and owner.ready and level in ("auto", "servers") else None
     findings = [_finding(source, note, config) for source in resolve(config, level)]
     return findings, owner.owner.pid if owner and owner.owner else None
 
 
 def _finding(source: Source, note: Note | None, config: Config) -> Finding:
-    running = _running(source.server, note) if source.kind in ("program", "package") else ()
+    running = () if source.urls else _running(source.server, note)
     if source.urls or running:
         found = _asked(source, source.urls or running)
+        if running and note:  # what PATH has now may be another program, or none
+            found = replace(found, source=note.sources.get(source.server, ""))
         found = _with_schema(found, (source.urls or running)[0], config) if found.ok else found
         return replace(found, state=without_secrets(found.state, config))
     if source.program:

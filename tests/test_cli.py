@@ -669,6 +669,12 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
             *(addresses.memcached or ()),
         ]
         assert [server["advice"] for server in report["servers"]] == [""] * 3
+        started = [server["source"] for server in report["servers"]]
+        assert started == [server["source"] for server in idle["servers"]]
+        with patch.object(programs, "PACKAGES", {}), patch.dict(os.environ, {"PATH": str(tmp_path / "none")}):
+            report = json.loads(feedlab("doctor", "--data", tmp_path, "--json").stdout)
+        assert [server["source"] for server in report["servers"]] == started, "these run, whatever PATH has now"
+        assert [server["state"] for server in report["servers"]] == ["answers"] * 3
         with MongoClient[dict[str, object]](addresses.mongodb) as client:
             client.admin.command({"setParameter": 1, WINDOW: 300})
         result = feedlab("doctor", "--data", tmp_path)

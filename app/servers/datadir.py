@@ -85,6 +85,7 @@ class Note(BaseModel):
     redis: str | None = None
     memcached: tuple[str, ...] | None = None
     web: str | None = None
+    sources: dict[str, str] = {}  # where each of these servers is from, in words
     children: dict[str, ProcessId] = {}
     demo_unfinished: bool = False  # one was being filled, did not come to its end, and nothing else has run since
 

@@ -96,7 +96,8 @@ class Servers:
         )
         if "mongodb" in self.children and not self.demo:  # what comes now is not to be erased
             self.directory.change(demo_unfinished=False)
-        self.directory.change(**asdict(addresses), ready=True)
+        sources = {source.server: str(source) for source in self.sources}
+        self.directory.change(**asdict(addresses), sources=sources, ready=True)
         return addresses, running
 
     def _start(self, source: Source) -> Running:
