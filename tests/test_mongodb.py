@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 from bson import ObjectId
+from bson.codec_options import DatetimeConversion
 from PIL import Image
 from pymongo import MongoClient, ReadPreference
 from pymongo.asynchronous.database import AsyncDatabase
@@ -64,7 +65,7 @@ from app.stack.mongodb.find import (
 )
 from app.stack.mongodb.joined import joined
 from app.stack.mongodb.transaction import Transaction, transaction
-from app.stack.mongodb.whole import WINDOW
+from app.stack.mongodb.whole import WINDOW, blocking
 from app.stack.mongodb.write import (
     DUPLICATE_KEY,
     _unless_there,
@@ -108,16 +109,21 @@ def test_an_outage_names_servers_that_have_said_nothing_yet() -> None:
         "retryReads=false&retryWrites=false",
         "w=1&wtimeoutMS=1&journal=false",
         "tz_aware=false",
+        "datetime_conversion=DATETIME_MS",
     ],
 )
 async def test_a_url_takes_no_promise_back(options: str) -> None:
-    """That a page has what was acknowledged before, and that an election goes unnoticed."""
-    database = connect(f"mongodb://127.0.0.1:9/?{options}", "test", 1.0)
+    """That a page has what was acknowledged before, that an election goes unnoticed, and that a time is one."""
+    url = f"mongodb://127.0.0.1:9/?{options}"
+    database = connect(url, "test", 1.0)
     of_motor, of_pymongo = database["statuses"], direct(database).in_transactions("statuses")
-    for collection in (of_motor, of_pymongo):
+    with blocking(url, "test") as of_a_backup:
+        collections: list[Any] = [of_motor, of_pymongo, of_a_backup["statuses"]]
+    for collection in collections:
         assert collection.read_preference == ReadPreference.PRIMARY
         assert collection.read_concern == ReadConcern()
         assert collection.codec_options.tz_aware
+        assert collection.codec_options.datetime_conversion == DatetimeConversion.DATETIME
         known: Any = collection.database.client.options  # which transactions go by
         assert (known.read_preference, known.retry_reads, known.retry_writes) == (ReadPreference.PRIMARY, True, True)
     assert of_motor.write_concern == WriteConcern("majority")

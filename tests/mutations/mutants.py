@@ -221,8 +221,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "pages ask whom the URL of MongoDB names",
         "1 save first",
         "app.stack.mongodb.connection.connect",
-        '        "read_preference": ReadPreference.PRIMARY,',
-        "        ",
+        "        **PROMISED,",
+        '        "tz_aware": True,',
         _of("tests/test_mongodb.py", "test_a_url_takes_no_promise_back"),
     ),
     Mutant(

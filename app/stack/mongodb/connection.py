@@ -33,6 +33,16 @@ T = TypeVar("T")
 
 POOL_SIZE = 50  # connections of one process
 
+# What a URL may not change: a page would lack what somebody has just posted, and Python could not reckon with a date.
+PROMISED: Mapping[str, Any] = {
+    "tz_aware": True,
+    "datetime_conversion": "DATETIME",
+    "read_preference": ReadPreference.PRIMARY,  # instead of three options that a URL may have
+    "readConcernLevel": None,  # but where a read names one
+    "retryReads": True,
+    "retryWrites": True,
+}
+
 # By these codes MongoDB says that a server is away, where its driver has no class for it.
 AWAY_CODES = frozenset(
     {
@@ -181,15 +191,11 @@ def connect(url: str, database: str, timeout_s: float) -> Database:
     """Return the named database. Nothing is sent yet; every command waits at most `timeout_s`, for a server included.
 
     Reads ask the primary. Writes are acknowledged by a majority, and the driver does both once more when the primary
-    changes. A URL that says otherwise is not believed: a page would lack what somebody has just posted.
+    changes. A URL that says otherwise is not believed.
     """
     timeout_ms = int(timeout_s * 1000)
     options: dict[str, Any] = {
-        "tz_aware": True,
-        "read_preference": ReadPreference.PRIMARY,  # instead of three options that a URL may have
-        "readConcernLevel": None,  # but where a read names one
-        "retryReads": True,
-        "retryWrites": True,
+        **PROMISED,
         "maxPoolSize": POOL_SIZE,
         "maxConnecting": POOL_SIZE,
         "serverSelectionTimeoutMS": timeout_ms,

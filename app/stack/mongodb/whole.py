@@ -19,6 +19,7 @@ from pymongo.write_concern import WriteConcern
 
 from app.config import files_of
 from app.errors import Refused
+from app.stack.mongodb.connection import PROMISED
 from app.stack.mongodb.find import SNAPSHOT_TOO_OLD
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
@@ -44,7 +45,7 @@ def blocking(url: str, name: str, **others: Any) -> Iterator[Blocking[Row]]:
     wait_ms, longest_ms = int(CONNECT_S * 1000), int(HOUSEKEEPING_S * 1000)
     others |= {"serverSelectionTimeoutMS": wait_ms, "connectTimeoutMS": wait_ms, "socketTimeoutMS": longest_ms}
     with files_of("FEEDLAB_MONGODB_URL"):
-        client: MongoClient[Row] = MongoClient(url, tz_aware=True, **others)
+        client: MongoClient[Row] = MongoClient(url, **PROMISED, **others)
     with client:
         yield client.get_database(name, write_concern=WriteConcern("majority"))
 
