@@ -6,6 +6,7 @@
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from functools import cache
 from itertools import count
@@ -20,7 +21,7 @@ from pymongo import ASCENDING, IndexModel
 
 from app.cli import main
 from app.config import Config
-from app.models import SETTINGS
+from app.models import DOCUMENTS, SETTINGS
 from app.social.statuses import Statuses
 from app.stack import Addresses, Stack, connected, schema
 from app.stack.cost import counted
@@ -169,6 +170,18 @@ def test_the_steps_follow_each_other_and_are_in_the_document() -> None:
     document = (Path(__file__).parents[1] / "docs" / "upgrading.md").read_text()
     assert [before for before, _, _ in STEPS] == list(range(1, VERSION))
     assert all(f"| {before} | {before + 1} | {what} |" in document for before, what, _ in STEPS)
+
+
+def test_every_index_that_a_start_waits_for_is_in_the_document() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "upgrading.md").read_text()
+    table = document.partition("| Indexes that version 1 does not have |")[2].partition("\n\n")[0]
+    told = {name: set(re.findall(r"`(\w+[\w-]*)`", names)) for name, names in re.findall(r"\| `(\w+)` \|(.+)\|", table)}
+    new = {}
+    for model in DOCUMENTS:
+        if stored := dump()["collections"].get(model.Settings.name):
+            ours = {index.document["name"] for index in model.Settings.indexes}
+            new[model.Settings.name] = ours - {index["name"] for index in stored["indexes"]}
+    assert told == {name: indexes for name, indexes in new.items() if indexes}
 
 
 async def test_a_new_database_has_our_version_at_once_and_is_asked_for_it_once(
