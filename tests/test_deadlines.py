@@ -4,7 +4,7 @@ import asyncio
 import threading
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import httpx
 import psutil
@@ -97,7 +97,7 @@ async def test_whoever_waits_for_a_thread_while_memcached_hangs_does_not_try_it_
         everybody_waits.wait()
         raise TimeoutError
 
-    with patch.object(_Pool, "delete", hangs):
+    with patch.object(_Pool, "delete", hangs), patch("app.stack.breaker.time", Mock(monotonic=lambda: 1.0)):
         reads = [asyncio.create_task(memcached.delete(f"{n}")) for n in range(READERS)]
         await asyncio.sleep(0)
         everybody_waits.set()

@@ -17,7 +17,7 @@ from bson import ObjectId
 
 from app.batched import batched
 from app.stack.cost import count_redis
-from app.stack.redis_pool import Breaker, redis_pool
+from app.stack.redis_pool import RedisBreaker, redis_pool
 
 CONNECTIONS = 4
 AT_ONCE = 500  # people or connections of one script: nobody else is served meanwhile
@@ -103,7 +103,7 @@ class RedisHeartbeats:
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._keys = f"{prefix}:here:".encode(), f"{prefix}:heres".encode()
-        self._breaker = Breaker(HeartbeatsDown)
+        self._breaker = RedisBreaker(HeartbeatsDown)
         self._redis = redis.Redis(connection_pool=redis_pool(url, CONNECTIONS, timeout_s))
 
     async def close(self) -> None:

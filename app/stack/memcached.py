@@ -22,6 +22,7 @@ from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.rendezvous import RendezvousHash
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError
 
+from app.stack.breaker import Breaker
 from app.stack.cost import count_memcached
 from app.stack.memcached_node import Node
 from app.stack.memcached_reads import Reads
@@ -163,7 +164,7 @@ class MemcachedNodes:
         }
         self._reads = {node: Reads(*where, timeout_s=timeout_s) for node, where in places.items()}
         self.prefix = prefix
-        self._down_until: dict[str, float] = {}
+        self._breakers = {node: Breaker(RETRY_AFTER_S) for node in self.nodes}
         self._ring = RendezvousHash(list(self.nodes), hash_function=_score)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="memcached")
 
@@ -171,39 +172,43 @@ class MemcachedNodes:
         """Return the node of a key; one that names another key in braces is on the node of that."""
         return self.nodes[0] if len(self.nodes) == 1 else self._ring.get_node(key.partition("{")[2][:-1] or key)
 
-    def _check(self, node: str) -> None:
-        if time.monotonic() < self._down_until.get(node, 0):
-            raise MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
-
     async def _call(self, node: str, call: Callable[[_Pool], T], commands: int = 1) -> T:
-        self._check(node)
+        breaker = self._breakers[node]
+        if breaker.is_open:
+            raise _failed_before(node)
         count_memcached(commands)
         context = copy_context()
 
         def guarded() -> T:
-            # Again: of many that wait for a thread while it hangs, only the first find that out.
-            self._check(node)
+            # Only now: of many that wait for a thread while it hangs, only the first find that out.
+            if not breaker.lets_through():
+                raise _failed_before(node)
             try:
-                return context.run(call, self._clients[node])
+                answer = context.run(call, self._clients[node])
             except (OSError, MemcacheError) as error:
                 raise self._fell(node, error) from error
+            breaker.answered()
+            return answer
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, guarded)
 
     def _fell(self, node: str, error: Exception) -> MemcachedDown:
         """Ask the node no more for a moment, and then over new connections: of others each would fail anew."""
-        self._down_until[node] = time.monotonic() + RETRY_AFTER_S
+        self._breakers[node].failed()
         self._clients[node].let_go()
         return MemcachedDown(f"memcached {node}: {str(error) or type(error).__name__}")
 
     async def gets(self, key: str) -> tuple[bytes, object] | None:
         node = self._node(key)
-        self._check(node)
+        if not self._breakers[node].lets_through():
+            raise _failed_before(node)
         count_memcached()
         try:
-            return await self._reads[node].gets(f"{self.prefix}{key}".encode())
+            found = await self._reads[node].gets(f"{self.prefix}{key}".encode())
         except OSError as error:
             raise self._fell(node, error) from error
+        self._breakers[node].answered()
+        return found
 
     async def add(self, key: str, value: bytes, ttl_s: int) -> tuple[bytes, object] | None:
         """Store a value where there is none, and return what `gets` then finds.
@@ -243,7 +248,7 @@ class MemcachedNodes:
         for key in keys if not by_node else ():
             by_node.setdefault(self._node(key), []).append(key)
         taken = 0
-        for node, mine in sorted(by_node.items(), key=lambda each: -self._down_until.get(each[0], 0)):
+        for node, mine in sorted(by_node.items(), key=lambda each: -self._breakers[each[0]].open_until_s):
             taken += await self._call(node, partial(_Pool.prepend_all, keys=mine, value=value), len(mine))
         return taken
 
@@ -289,6 +294,10 @@ class MemcachedNodes:
         self._threads.shutdown(wait=True, cancel_futures=True)
         for client in self._clients.values():
             client.close()
+
+
+def _failed_before(node: str) -> MemcachedDown:
+    return MemcachedDown(f"memcached {node} failed less than {RETRY_AFTER_S} s ago")
 
 
 def _score(text: str, seed: int) -> int:

@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 
 from app.errors import TooMany
 from app.logs import Outages
+from app.stack.breaker import Breaker
 from app.stack.redis_pool import redis_pool
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Rates:
         self._here = FixedWindowRateLimiter(_Here())
         self._everywhere: FixedWindowRateLimiter | None = None
         self._pool: redis.ConnectionPool | None = None
-        self._away_until, self._outages = 0.0, Outages(log)
+        self._breaker, self._outages = Breaker(AWAY_S), Outages(log)
         if url:
             self._pool = redis_pool(url, CONNECTIONS, TIMEOUT_S)
             storage = RedisStorage(
@@ -94,13 +95,14 @@ class Rates:
         return Rate(self, RateLimitItemPerMinute(amount, minutes, namespace=name), refusal)
 
     async def on(self, ask: Callable[[FixedWindowRateLimiter], Awaitable[T]]) -> T:
-        if self._everywhere and time.monotonic() >= self._away_until:
+        if self._everywhere and self._breaker.lets_through():
             try:
                 answer = await ask(self._everywhere)
             except RedisError as error:
-                self._away_until = time.monotonic() + AWAY_S
+                self._breaker.failed()
                 self._outages.tell(True, f"rate limits are counted per process while Redis is away: {error}")
             else:
+                self._breaker.answered()
                 self._outages.tell(False, "rate limits are counted for all processes together again")
                 return answer
         return await ask(self._here)

@@ -1,7 +1,6 @@
 """Connections to Redis on the event loop: a command is sent once, and waits no longer than its time-out."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, RedisError, TimeoutError
 
+from app.stack.breaker import Breaker
 from app.stack.redis_handshake import AsksOnTheLoop
 
 RETRY_AFTER_S = 1.0  # after a failure Redis is not asked again for so long
@@ -41,22 +41,27 @@ def redis_pool(url: str, connections: int, timeout_s: float, **others: Any) -> r
     return pool
 
 
-class Breaker:
-    """A circuit breaker: for a second after Redis did not answer nobody asks it. `down` is raised instead."""
+class RedisBreaker(Breaker):
+    """A circuit breaker before Redis. `down` is raised instead of asking it."""
 
     def __init__(self, down: type[Exception]) -> None:
-        self._down, self._open_until_s = down, 0.0
+        super().__init__(RETRY_AFTER_S)
+        self._down = down
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        if time.monotonic() < self._open_until_s:
+        if not self.lets_through():
             raise self._down("redis did not answer a moment ago")
         try:
             yield
         except (OSError, RedisError) as error:
             if isinstance(error, OSError | ConnectionError | TimeoutError):
-                self._open_until_s = time.monotonic() + RETRY_AFTER_S
+                self.failed()
+            else:
+                self.answered()
             raise self._down(f"redis: {error}") from error
+        else:
+            self.answered()
 
 
 def judge(text: str) -> None:

@@ -24,7 +24,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError
 
 from app.stack.cost import count_redis
-from app.stack.redis_pool import Breaker, redis_pool
+from app.stack.redis_pool import RedisBreaker, redis_pool
 
 CONNECTIONS = 8
 DELIVERING = CONNECTIONS // 2  # scripts that deliver at once: the other connections are left to readers
@@ -230,7 +230,7 @@ class RedisSets:
 
     def __init__(self, url: str, prefix: str, timeout_s: float) -> None:
         self._prefix = f"{prefix}:set:".encode()
-        self._breaker = Breaker(SetsDown)
+        self._breaker = RedisBreaker(SetsDown)
         self._swept_to = 0
         self._delivering = asyncio.Semaphore(DELIVERING)
         self._pool = redis_pool(url, CONNECTIONS, timeout_s)

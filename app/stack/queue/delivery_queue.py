@@ -15,6 +15,7 @@ import redis
 from bson import ObjectId
 from fakeredis import FakeRedis
 
+from app.stack.breaker import Breaker
 from app.stack.queue import jobs, looking
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ class DeliveryQueue:
     """
 
     def __init__(self, connection: redis.Redis, database: str, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.connection, self._now_s = connection, now_s
-        self._away_until = now_s()
+        self.connection, self._breaker = connection, Breaker(AWAY_S, now_s)
         self._prefix = f"{database}-"
         self._paused = f"rq:suspended:{database}"  # RQ's own flag stops everybody's workers
         self.queues = jobs.open_queues(connection, self._prefix)
@@ -57,15 +57,18 @@ class DeliveryQueue:
 
     def _call_unless_away(self, call: Any, *args: Any) -> Any:
         """Call, in the thread, unless another call has just found Redis away. Raises QueueDown."""
-        if self._is_away():
+        if not self._breaker.lets_through():
             raise QueueDown("redis did not answer a moment ago")
         try:
-            return call(*args)
+            answer = call(*args)
         except redis.RedisError as error:
-            self._away_until = self._now_s() + AWAY_S
+            self._breaker.failed()
             raise QueueDown(f"redis: {error}") from error
         except ValueError as error:  # RQ cannot read what somebody has put there
+            self._breaker.answered()
             raise QueueDown(f"redis: {error}") from error
+        self._breaker.answered()
+        return answer
 
     async def offer(self, consumer: str, happened: ObjectId) -> bool:
         """Queue the first step of what a consumer does about a status or an event, once. False when it is there
@@ -86,7 +89,7 @@ class DeliveryQueue:
         await self._queued(consumer, happened, after)
 
     async def _queued(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
-        if self._is_away():
+        if self._breaker.is_open:
             raise QueueDown("redis did not answer a moment ago")
         return bool(await _in(self._offering, self._offer_unless_away, consumer, happened, after))
 
@@ -98,19 +101,18 @@ class DeliveryQueue:
         with suppress(QueueDown):
             await self._call(jobs.withdraw, self.queues, self._prefix, consumer, statuses)
 
-    def _is_away(self) -> bool:
-        return self._now_s() < self._away_until
-
     def _offer_unless_away(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         """Queue a step, in the thread. Of many calls that wait while Redis hangs, only the first ones find that out."""
-        if self._is_away():
+        if not self._breaker.lets_through():
             raise QueueDown("redis did not answer a moment ago")
         try:
-            return self._offer(consumer, happened, after)
+            is_new = self._offer(consumer, happened, after)
         except redis.RedisError as error:
-            self._away_until = self._now_s() + AWAY_S
+            self._breaker.failed()
             log.warning("could not queue %s for %s: %s", happened, consumer, error)
             raise QueueDown(f"redis: {error}") from error
+        self._breaker.answered()
+        return is_new
 
     def _offer(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         return jobs.offer(self.queues, self._prefix, consumer, happened, after)
