@@ -8,6 +8,7 @@ from unittest.mock import patch
 import pytest
 
 from app.clock import LAST_ID
+from app.stack import QueueDown
 from app.stack.cost import counted
 from app.stack.mongodb.changes import Inserted
 from app.stack.sorted_sets import PLACEHOLDER
@@ -245,6 +246,23 @@ async def test_a_backlog_is_left_to_whoever_comes_next(town: World) -> None:
     assert not await Tailer(town.timelines).reconcile(once)
     assert (await town.pending())[P] == 60 - TOGETHER
     assert await Tailer(town.timelines).reconcile()
+    assert (await town.pending())[P] == 0
+
+
+async def test_what_is_pending_is_carried_on_unless_workers_are_paused(town: World) -> None:
+    """Also while Redis cannot say whether they are, and for a phase that has just been switched off."""
+    await town.post("fan0", "while they are paused")
+    await town.stack.queue.pause()
+    await Tailer(town.timelines).poll()
+    assert (await town.pending())[P] == 1
+    with patch.object(town.stack.queue, "paused", side_effect=QueueDown):
+        await Tailer(town.timelines).poll()
+    assert (await town.pending())[P] == 0
+    await town.stack.queue.resume()
+    await town.timelines.change(delivering=[])
+    await town.post("fan0", "by a process that may not know it yet")
+    assert (await town.pending())[P] == 1
+    await Tailer(town.timelines).poll()
     assert (await town.pending())[P] == 0
 
 
