@@ -26,6 +26,7 @@ from app.inbox.pictures import ADDRESS_S, FORMATS, IMAGES, UNSENT, Pictures, Typ
 from app.stack.mongodb.stand_in import is_stand_in
 from tests.contract.test_departures import cleared
 from tests.dates import NOON
+from tests.waiting import eventually
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -522,7 +523,12 @@ async def test_what_has_arrived_makes_no_room(album: Album) -> None:
     for _ in range(pictures.DECODED_AT_ONCE):
         await decoding.acquire()
     arrived = asyncio.create_task(album.pictures.take(first, body(data)))
-    await asyncio.sleep(0.1)
+
+    async def waits() -> bool:
+        return bool(decoding._waiters)
+
+    await eventually(waits)
+    await asyncio.sleep(0.1)  # longer than it may take to arrive
     with pytest.raises(TooMany):
         await album.pictures.take(second, body(data))
     for _ in range(pictures.DECODED_AT_ONCE):
