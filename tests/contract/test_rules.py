@@ -484,7 +484,8 @@ async def test_while_redis_is_away_all_else_is_swept(town: World) -> None:
     container = (await town.timelines.switch.fresh()).current(PUSH.keeps or "")
     assert container
     async with town.without_redis():
-        await town.sweep()
+        for _ in range(2):  # the first begins with anybody, the second with the first reader
+            await town.sweep()
     assert await owing(town) == []
     ann = town.ids["ann"]
     anns = {"$gte": entry_key(ann, FIRST_ID), "$lt": entry_key(ann, LAST_ID)}
