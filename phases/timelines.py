@@ -186,11 +186,14 @@ class Timelines:
         """Forget what this process remembers of the reader, as if they had never been here."""
         self._reading.forget(reader)
 
+    @property
+    def sweeps(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What is to be swept now and then. None of it needs another one to end well."""
+        return [*(kept.sweep for kept in self.kept.values()), self.pulls.sweep, self.outbox.sweep]
+
     async def sweep(self) -> None:
-        for kept in self.kept.values():
-            await kept.sweep()
-        await self.pulls.sweep()
-        await self.outbox.sweep()
+        for sweep in self.sweeps:
+            await sweep()
 
     async def store_counts(self) -> None:
         """Store how many pages and posts this process has counted, if any phase decides by that, delivering or not: one

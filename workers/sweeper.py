@@ -42,7 +42,7 @@ async def sweep(timelines: Timelines) -> None:
         timelines.stack.queue.enqueue_scheduled,
         partial(_queue_what_was_lost, timelines),
         partial(_make_backfills, timelines),
-        timelines.sweep,
+        *timelines.sweeps,
     )
 
 

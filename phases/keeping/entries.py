@@ -27,6 +27,7 @@ from phases.keeping.store import AuthorIds, Container, Place, Returning, Store
 
 ENTRIES, FLOORS = f"{HOME}entries", f"{HOME}floors"  # a collection of each has its container's name, too
 DROP_AFTER_S = 60  # a switch takes less from the beginning of a container on
+NOBODY = FIRST_ID  # nobody's id: in place of a floor its row says how far sweeps have come
 FEW = 100  # entries, which travel in a command with what other readers ask
 SWEPT_AT_ONCE = 100  # readers looked at per sweep
 
@@ -55,7 +56,6 @@ class Entries(Store):
     def __init__(self, stack: Stack, recipients: Recipients) -> None:
         assert not recipients.active_only, "an entry does not expire, so nobody may be skipped"
         super().__init__(stack, recipients)
-        self._beyond: bytes | None = None  # the key beyond which the next sweep goes on; None before the first one
         self._first = FirstSlices()
 
     def _entries(self, container: Container) -> Collection:
@@ -146,22 +146,22 @@ class Entries(Store):
         await self._drop_retired(over)
 
     async def _cut_next(self, container: Container) -> None:
-        """Begin with anybody: were every process to begin with the first reader, a fleet that is often restarted would
-        never come to the last one, and all workers would cut the same.
+        """Go on where the last sweep has ended, whichever process made it. Were each process to begin with the first
+        reader, a fleet that is often restarted would never come to the last one, and all workers would cut the same.
         """
-        if self._beyond is None:
-            anybody = self._entries(container).aggregate([{"$sample": {"size": 1}}, {"$project": {"_id": 1}}])
-            readers = [ObjectId(entry["_id"][:12]) for entry in await anybody.to_list(None)]
-            self._beyond = entry_key(readers[0] if readers else FIRST_ID, FIRST_ID)
-        for _ in range(SWEPT_AT_ONCE):
-            beyond = {"_id": {"$gt": self._beyond}}
-            first = await self._entries(container).find_one(beyond, {"_id": 1}, sort=[("_id", 1)])
-            if first is None:
-                self._beyond = entry_key(FIRST_ID, FIRST_ID)
-                return
-            reader = ObjectId(first["_id"][:12])
-            self._beyond = entry_key(reader, LAST_ID)
-            await self.cut(container, reader)
+        entries, floors = self._entries(container), self._floors(container)
+        place = await floors.find_one({"_id": NOBODY}) or {"swept_to": FIRST_ID}
+        reader: ObjectId = place["swept_to"]
+        try:
+            for _ in range(SWEPT_AT_ONCE):
+                beyond = {"_id": {"$gt": entry_key(reader, LAST_ID)}}
+                first = await entries.find_one(beyond, {"_id": 1}, sort=[("_id", 1)])
+                reader = ObjectId(first["_id"][:12]) if first else FIRST_ID
+                if first is None:
+                    break
+                await self.cut(container, reader)
+        finally:  # whoever cannot be cut holds up nobody else
+            await floors.update_one({"_id": NOBODY}, {"$set": {"swept_to": reader}}, upsert=True)
 
     async def cut(self, container: Container, reader: ObjectId) -> None:
         """Raise the floor to the cap, then delete what is below it: a read finds floor and entries of one moment.
