@@ -62,7 +62,7 @@ def _finding(source: Source, note: Note | None, config: Config) -> Finding:
     if source.urls or running:
         found = _asked(source, source.urls or running)
         if running and note:  # what PATH has now may be another program, or none
-            found = replace(found, source=note.sources.get(source.server, ""))
+            found = replace(found, source=note.sources.get(source.server, "not noted: an earlier version started it"))
         found = _with_schema(found, (source.urls or running)[0], config) if found.ok else found
         return replace(found, state=without_secrets(found.state, config))
     if source.program:

@@ -41,7 +41,7 @@ async def deliver_in_worker(
     while walk.after and await goes_on():
         await delivery.step(walk, put_on_timelines)
     if walk.after:  # the last follower reached; None at the end
-        await delivery.queue.go_on(delivery.name, id, walk.after)
+        await delivery.queue_rest(walk)
     return walk.failed
 
 

@@ -87,6 +87,14 @@ async def test_a_web_process_stores_what_it_has_counted_and_an_outage_ends_nothi
         assert counted("sample") == before, "an outage is no error of ours"
 
 
+async def test_a_process_that_ends_stores_what_it_has_counted() -> None:
+    async with connected(STAND_INS, Config()) as stack:
+        app = create_app(stack, timelines := await Timelines.open(stack))
+        async with app.router.lifespan_context(app):
+            await timelines.page(ObjectId())
+        assert ((await stack.db[SETTINGS].find_one({"_id": READS})) or {})[PAGES]
+
+
 async def test_a_loop_that_dies_is_counted_and_ends_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import time
 
 from app.models import SETTINGS
-from app.stack import QueueDown, is_away, outages_told
+from app.stack import QueueDown, is_away, outages_told, within
 from app.stack.mongodb.find import Find, rows
 from app.stack.mongodb.whole import BACKUP
 from app.watch import metrics
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 COUNTS_EVERY_S = 20.0  # a process that dies takes what it has counted for so long with it
+NOT_COUNTED = "some pages and posts are not counted"
 TICK_S = 0.5  # between two looks at how late the event loop is
 
 
@@ -109,11 +110,14 @@ async def keep_counts(timelines: Timelines) -> None:
     """
     while True:
         await asyncio.sleep(COUNTS_EVERY_S)
-        with (
-            errors_counted("sample", "some pages and posts are not counted"),
-            outages_told(log.info, "some pages and posts are not counted"),
-        ):
+        with errors_counted("sample", NOT_COUNTED), outages_told(log.info, NOT_COUNTED):
             await timelines.store_counts()
+
+
+async def last_counts(timelines: Timelines) -> None:
+    """Store what a process that ends has counted since the last time."""
+    with outages_told(log.info, NOT_COUNTED):
+        await within(timelines.stack.config.server_timeout_s, timelines.store_counts())
 
 
 async def _keep(take: Callable[[], Awaitable[object]]) -> None:

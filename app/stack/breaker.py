@@ -9,7 +9,8 @@ class Breaker:
 
     Closed, open after a failure, half-open after the pause: then one request is let through. Nobody else waits for a
     server that is still silent; its answer closes the breaker for all. Without an answer, as where whoever asked has
-    gone, another one is let through after a further pause.
+    gone, another one is let through after a further pause. Several threads may let through one each, and a failure of
+    before that comes during the trial costs a pause: neither makes anybody wait who would not have waited.
     """
 
     def __init__(self, pause_s: float, now_s: Callable[[], float] | None = None) -> None:

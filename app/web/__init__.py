@@ -1,5 +1,6 @@
 """The web edge: the JSON API, the pages, and what stands before both. It is composed here, once."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
@@ -86,6 +87,7 @@ def create_app(stack: Stack, timelines: Timelines) -> Starlette:
         async with services.afterwards.open(), beside(*always, *at_first):
             yield
         await last_pulse(timelines)
+        await sampler.last_counts(timelines)
 
     app = _Site(
         routes=[api.ROUTE, *health.ROUTES, *walkthrough.routes, *pages.routes],

@@ -36,11 +36,11 @@ async def send_away(
     The invariant of `phases.keeping.activity` leaves one order: the phases that keep these are switched off, everybody
     stops reading and building them, readers are made inactive, and the phases are switched on again and begin anew. To
     delete a reader's list first is not enough: a reader who returns in between is believed to be active and builds
-    another. A crash on the way leaves these phases switched off, which is slower and right.
+    another. A crash on the way leaves these phases switched off, which is slower and right. One of them that somebody
+    wants off meanwhile is on again at the end: it is off already, so nothing says that they wanted it.
     """
     away = {slug for kept in anew for slug in switch.phases_of(kept)}
-    delivered = [slug for slug in (await switch.fresh()).delivering if slug in away]
-    await switch.change(SettingsChange(off=away))
+    before = await switch.change(SettingsChange(off=away))
     await rest(stack.config.grace_s + stack.config.settings_age_s)
     gone, batch, number = 0, [], 0
     async for user in stack.db["users"].find({}, {"_id": 1}).sort("_id", 1):
@@ -51,7 +51,8 @@ async def send_away(
             gone += await _deactivate(stack, batch)
             batch = []
     gone += await _deactivate(stack, batch)
-    await switch.change(SettingsChange(on=delivered, anew=anew))  # anew also what somebody has switched on meanwhile
+    on_again = [slug for slug in before.delivering if slug in away]
+    await switch.change(SettingsChange(on=on_again, anew=anew))  # anew also what somebody has switched on meanwhile
     return gone
 
 

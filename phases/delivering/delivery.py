@@ -113,6 +113,10 @@ class Delivery:
         await walk.side_by_side({s.id: put(known, s, walk.after if s.id == walk.own else None) for s in statuses})
         await self._note(walk)
 
+    async def queue_rest(self, walk: Walk) -> None:
+        """Queue a job for the walk's own next step."""
+        await self._queue(walk, {walk.own: walk.further[walk.own]})
+
     async def first_steps(self, statuses: Sequence[StatusRow], put: Step) -> Failures:
         """Make the first steps of these statuses side by side, and queue jobs for what is left. Return what failed."""
         walk = self.walk(statuses[0].id, None)

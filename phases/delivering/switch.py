@@ -189,9 +189,9 @@ class Switch:
         """Forget this of what is kept, or everything."""
         await self.change(SettingsChange(anew=list(self._stores) if anew is None else anew))
 
-    async def change(self, change: SettingsChange) -> None:
-        """Make a change. It takes effect in every process within `settings_age_s`; what is switched on is read after
-        the grace. Raises Contended where others are always faster.
+    async def change(self, change: SettingsChange) -> Settings:
+        """Make a change, and return the settings that it was made to. It takes effect in every process within
+        `settings_age_s`; what is switched on is read after the grace. Raises Contended where others are always faster.
         """
         nodes = {kept: store.nodes for kept, store in self._stores.items()}
         for _ in range(TRIES):
@@ -201,7 +201,7 @@ class Switch:
                 await self._stores[container.kept].begin(container)
             if await self._swap(old, new):
                 await self._settle(new)
-                return
+                return old
         raise Contended("others keep changing the phase settings")
 
     async def _settle(self, settings: Settings) -> None:

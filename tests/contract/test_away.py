@@ -11,6 +11,7 @@ from phases.delivering.switch import Switch
 from phases.keeping.activity import active_count
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
+from phases.p5_stream import STREAM
 from phases.timelines import Timelines
 from tests.world import IN_WORKER, KEEPING, World
 from workers.worker import run_in_thread
@@ -79,8 +80,11 @@ async def test_what_delivered_before_delivers_afterwards(town: World) -> None:
 
 
 @pytest.mark.parametrize("when", ["at the beginning", "at the end"])
-async def test_what_somebody_switches_while_people_are_sent_away_stays_switched(town: World, when: str) -> None:
-    """Between the reading of the settings and the writing of them."""
+@pytest.mark.parametrize("added", [PUSH.slug, STREAM.slug])
+async def test_what_somebody_switches_while_people_are_sent_away_stays_switched(
+    town: World, when: str, added: str
+) -> None:
+    """Between the reading of the settings and the writing of them, also a phase that is switched off for it."""
     fresh, administrator = Switch.fresh, Timelines(town.stack)
     begins = asyncio.Event()
     if when == "at the beginning":
@@ -90,7 +94,7 @@ async def test_what_somebody_switches_while_people_are_sent_away_stays_switched(
         read = await fresh(self)
         if self is town.timelines.switch and begins.is_set():
             begins.clear()
-            await administrator.change(delivering=[PUSH.slug, CACHE.slug])
+            await administrator.change(delivering=[added, CACHE.slug])
         return read
 
     async def rest(seconds: float) -> None:
@@ -102,7 +106,7 @@ async def test_what_somebody_switches_while_people_are_sent_away_stays_switched(
     town.pass_grace()
     with patch.object(Switch, "fresh", then_switched):
         await town.timelines.send_away(0.9, rest)
-    assert set((await town.timelines.state()).delivering) == {PUSH.slug, CACHE.slug}
+    assert set((await town.timelines.state()).delivering) == {added, CACHE.slug}
 
 
 async def test_two_who_send_people_away_at_once_leave_everything_delivering(town: World) -> None:

@@ -13,7 +13,6 @@ from pymongo.errors import OperationFailure
 
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
-from app.stack.queue import delivery_queue
 from app.stack.queue import worker as queue_worker
 from app.stack.queue.strict import StrictJob
 from app.watch.metrics import REGISTRY
@@ -323,7 +322,7 @@ async def test_a_walk_whose_next_job_cannot_be_queued_goes_on_where_it_was(town:
     with (
         patch.object(jobs, "TURN_S", 0),
         patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]),
-        patch.object(delivery_queue, "AWAY_S", 0),
+        patch.object(town.stack.queue._breaker, "_pause_s", 0),
         patch.object(town.stack.queue, "_offer", away),
         patch.object(Delivery, "put", noted),
     ):

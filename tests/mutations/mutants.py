@@ -733,7 +733,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "5 outbox",
         "phases.p3_queue.deliver_in_worker",
         "    if walk.after:  # the last follower reached; None at the end\n"
-        "        await delivery.queue.go_on(delivery.name, id, walk.after)\n",
+        "        await delivery.queue_rest(walk)\n",
         "    await delivery.done(id)\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
@@ -1127,8 +1127,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "who sends people away restores what was there before",
         "3 switch",
         "phases.delivering.away.send_away",
-        "SettingsChange(on=delivered, anew=anew)",
-        "SettingsChange(delivering=delivered, anew=anew)",
+        "SettingsChange(on=on_again, anew=anew)",
+        "SettingsChange(delivering=on_again, anew=anew)",
         ("tests/contract/test_away.py::test_two_who_send_people_away_at_once_leave_everything_delivering",),
     ),
     Mutant(
@@ -1640,7 +1640,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "those who are sent away keep their lists",
         "phase 4: activity",
         "phases.delivering.away.send_away",
-        "    await switch.change(SettingsChange(off=away))\n",
+        "await switch.change(SettingsChange(off=away))",
+        "await switch.fresh()",
         races=("sending away x publish x return",),
     ),
     Mutant(

@@ -1,10 +1,11 @@
 """The connection of one process to its database, and the counting of what is sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import Context
 from functools import cache, partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pymongo
@@ -92,9 +93,13 @@ class Direct:
         assert not cursor["id"], "all of it is in the first batch"
         return cursor
 
-    def in_time(self) -> AbstractContextManager[None]:
-        """Bound all commands of a block together by the time-out. A pause between them counts, too."""
-        return pymongo.timeout(self._timeout_s)
+    @contextmanager
+    def in_time(self) -> Iterator[float]:
+        """Bound all commands of a block together by the time-out, and yield when that ends, in seconds of
+        `time.monotonic`. A pause between them counts, too.
+        """
+        with pymongo.timeout(self._timeout_s):
+            yield monotonic() + self._timeout_s
 
     async def insert(self, collection: str, document: dict[str, Any]) -> Timestamp:
         """Insert a document, and return when a majority has it. The insert goes on if its caller is cancelled.

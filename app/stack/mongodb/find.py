@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from bson import Timestamp
@@ -19,6 +20,7 @@ ANOTHER_SNAPSHOT = frozenset({SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_
 # A shard or the new primary may answer soon. Source: MongoDB specification, Retryable Reads.
 SERVER_SOON = frozenset({6, 7, 89, 134, 262, 9001})
 PAUSES_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)  # between tries; a majority is behind by more only in an outage
+SOON_S = 0.2  # the longest for a server that may answer soon: meanwhile a look-up holds a place that others wait for
 
 
 class NoSnapshot(Exception):
@@ -83,11 +85,11 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
     A collection that has just been created is in no snapshot yet, and a chunk may have moved since. Where nothing was
     written for longer than MongoDB keeps history, the newest snapshot is as old as that, and the next write drops it.
 
-    Where a connection breaks, the primary changes or a router misses a shard, try again until the time-out. A server
-    that answers so does it at once, and PyMongo mostly asks it again at once, too: thousands of times in a time-out.
+    Where a connection breaks, the primary changes or a router misses a shard, try again while there is time. A server
+    that answers so does it at once: without pauses that were thousands of commands.
     """
     pauses_s = iter(PAUSES_S)
-    with connected.in_time():
+    with connected.in_time() as until_s:
         while True:
             sent_to_mongodb()
             try:
@@ -97,9 +99,13 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
                 soon = isinstance(error, AutoReconnect) or code in SERVER_SOON
                 if error.timeout or not (soon or code in ANOTHER_SNAPSHOT):
                     raise
-                if pause_s is None and not soon:
+                if soon:
+                    pause_s = min(pause_s or SOON_S, SOON_S)
+                if pause_s is None or monotonic() + pause_s > until_s:
+                    if soon:
+                        raise
                     raise NoSnapshot(f"MongoDB has no snapshot to read: its error {code}") from error
-            await asyncio.sleep(pause_s or PAUSES_S[-1])
+            await asyncio.sleep(pause_s)
 
 
 __all__ = ["NEWEST_FIRST", "Find", "NoSnapshot", "Order", "Rows", "dated", "rows", "together"]
