@@ -10,6 +10,7 @@ import pytest
 import redis
 from bson import ObjectId
 from pymongo.errors import OperationFailure
+from rq import SimpleWorker
 
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
@@ -395,3 +396,27 @@ async def test_a_job_that_rq_lost_does_not_block_the_way(town: World) -> None:
     await town.drain()
     assert await owed(town) == 0
     assert [await town.source(fan, CACHE.slug) for fan in fans] == ["list"] * len(fans)
+
+
+async def test_a_job_of_a_killed_worker_is_done_by_another_and_buried_by_none(town: World) -> None:
+    """What a worker was at expires a minute before the job stops listing it, and RQ looks up whatever is listed."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt  # its worker ends there and then
+
+    await town.post("zoe", "hello")
+    with patch.object(SimpleWorker, "perform_job", killed):
+        await town.drain()
+    connection, [begun] = town.stack.queue.connection, keys(town, "rq:execution:*")
+    connection.delete(begun)  # as when its worker has said nothing for long enough
+    started = town.stack.queue.queues[queue.FIRST].started_job_registry
+    [entry] = started.get_job_and_execution_ids(cleanup=False)
+    connection.zadd(started.key, {":".join(entry): 1})
+    with patch.object(StrictJob, "attempt_pauses_s", (0, 0)):
+        started.cleanup()
+        assert await town.stack.queue.depth() == {CACHE.slug: 1}, "it is queued again"
+        assert keys(town, "rq:executions:*"), "and lists what it knows no more of"
+        await town.drain()
+    assert await owed(town) == 0
+    assert await town.stack.queue.dead() == {}
+    assert keys(town, "rq:executions:*") == []

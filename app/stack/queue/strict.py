@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import redis
 from rq import Queue
 from rq.exceptions import NoSuchJobError
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job, JobStatus
 from rq.registry import BaseRegistry, FailedJobRegistry, ScheduledJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
@@ -49,10 +50,23 @@ def refuse(why: str) -> None:
     log.warning("a job is dropped, and so will be others like it: %s", why)
 
 
+class _Executions(ExecutionRegistry):
+    """What workers have begun of one job. What a killed one had begun expires a minute before this registry says so:
+    RQ's own method, which looks each up, would raise, and the job that another worker has done would have failed.
+    """
+
+    def get_executions(self, start: int = 0, end: int = -1) -> list[Execution]:
+        return [Execution(id, self.job_id, self.connection) for id in self.get_execution_ids(start, end)]
+
+
 class StrictJob(Job):
     """A job of which Redis says only the function, its arguments and how often it was tried. The rest is set here."""
 
     attempt_pauses_s: ClassVar[Sequence[int]] = (1, 2, 5, 15, 30)  # then it is a dead letter
+
+    @property
+    def execution_registry(self) -> ExecutionRegistry:
+        return _Executions(job_id=self.id, connection=self.connection)
 
     @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> "StrictJob":
