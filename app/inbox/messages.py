@@ -22,6 +22,7 @@ from app.inbox.pictures import IMAGES
 from app.inbox.sides import CONVERSATIONS, MESSAGE_FIELDS, MESSAGES, Message, Side, own
 from app.models import LAST_SEQ, message_key
 from app.stack import Hint, Stack
+from app.stack.again import pauses_s
 from app.stack.mongodb.find import Find, Rows, rows, together
 from app.stack.mongodb.transaction import Contended, Transaction, transaction
 from app.text import checked
@@ -30,7 +31,7 @@ from app.watch import metrics
 TEXT_LIMIT = 2_000  # code points
 SEAL = 8  # bytes
 AHEAD = timedelta(minutes=1)  # a clock that is further ahead is wrong, and dates nothing that comes later
-TRIES = 100  # to store something while others move the conversation on
+OVERTAKEN = "others keep writing into this conversation, or MongoDB has no majority that would show how far it is"
 EARLIER_FIELDS = (*MESSAGE_FIELDS, "deleted", "digest")
 OPEN = {"closed": {"$exists": False}}  # an inbox: the end of its account writes it, so it or the message comes first
 
@@ -92,7 +93,7 @@ class Messages:
             self._turn(IMAGES, image) if image else nullcontext(),
             self._turn(CONVERSATIONS, id),
         ):
-            for _ in range(TRIES):
+            for pause_s in pauses_s():
                 found = await together(self._db, conversation=own(me, id), **finds)
                 side = Side(found["conversation"], me)
                 if earlier := self._sent_before(side, found["again"], text, image):
@@ -106,7 +107,8 @@ class Messages:
                     metrics.MESSAGES.inc()
                     self._tell(id, me, side.other)
                     return side.message(new), True
-        raise Contended("others keep writing into this conversation")
+                await asyncio.sleep(pause_s)
+        raise Contended(OVERTAKEN)
 
     def _sent_before(self, side: Side, again: Rows, text: str | None, image: ObjectId | None) -> Message | None:
         """Return what an earlier try stored, if anything. Raises Conflict if that was another message.
@@ -176,7 +178,7 @@ class Messages:
         delivered = max(delivered or 0, read)
         up_to_read = Find(MESSAGES, {"conversation": id, "_id": message_key(id, read)}, ("_id", "sent"), 1, by="_id")
         async with self._turn(CONVERSATIONS, id):
-            for _ in range(TRIES):
+            for pause_s in pauses_s():
                 found = await together(self._db, conversation=own(me, id), message=up_to_read)
                 side = Side(found["conversation"], me)
                 if delivered > side.seq:
@@ -190,7 +192,8 @@ class Messages:
                 if await self._marked(side, marks | seen, concerned):
                     self._tell(id, *concerned)
                     return
-        raise Contended("others keep writing into this conversation")
+                await asyncio.sleep(pause_s)
+        raise Contended(OVERTAKEN)
 
     async def _marked(self, side: Side, marks: Mapping[str, int], concerned: Collection[ObjectId]) -> bool:
         """Store marks and say so, unless the conversation has moved on.

@@ -21,6 +21,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.models import SETTINGS
 from app.stack import MemcachedDown, Stack
+from app.stack.again import pauses_s
 from app.stack.cost import uncounted
 from app.stack.mongodb.find import Find, Rows, together
 from app.stack.mongodb.transaction import Contended
@@ -31,7 +32,6 @@ from phases.keeping.store import Container, Store
 log = logging.getLogger(__name__)
 
 DOCUMENT = "phases"  # of the settings
-TRIES = 50  # to write them before anybody else does
 FIELDS = ("version", "read", "delivering", "leaving", "containers", "forced")
 
 
@@ -194,7 +194,7 @@ class Switch:
         `settings_age_s`; what is switched on is read after the grace. Raises Contended where others are always faster.
         """
         nodes = {kept: store.nodes for kept, store in self._stores.items()}
-        for _ in range(TRIES):
+        for pause_s in pauses_s():
             old = await self.fresh()
             new, begun = next_settings(old, change, self._keeps, nodes, self._clock.now())
             for container in begun:
@@ -202,7 +202,8 @@ class Switch:
             if await self._swap(old, new):
                 await self._settle(new)
                 return old
-        raise Contended("others keep changing the phase settings")
+            await asyncio.sleep(pause_s)
+        raise Contended("others keep changing the phase settings, or MongoDB has no majority that would show them")
 
     async def _settle(self, settings: Settings) -> None:
         """Say when things end and open, in settings that a majority has. Whoever acts on earlier ones has read them

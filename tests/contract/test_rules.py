@@ -18,7 +18,8 @@ from app.errors import Conflict
 from app.models import SETTINGS, StatusRow
 from app.social.relations import Relations
 from app.social.statuses import Statuses
-from app.stack import MemcachedDown
+from app.stack import MemcachedDown, again
+from app.stack.again import TRIES
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, dated, together
@@ -34,7 +35,7 @@ from phases.delivering.kept_timelines import KeptTimelines
 from phases.delivering.outbox import Outbox
 from phases.delivering.pending import UNREAD_S, Pending
 from phases.delivering.settings import FORGET_AFTER_S, Settings, SettingsChange
-from phases.delivering.switch import DOCUMENT, TRIES, Switch
+from phases.delivering.switch import DOCUMENT, Switch
 from phases.home.candidates import Slice, Undelivered, newest
 from phases.home.newest import window_of_groups
 from phases.home.page import enough
@@ -226,7 +227,7 @@ async def test_a_switch_that_others_are_always_faster_with_is_given_up(town: Wor
         return await swap(self, old, new)
 
     before = await town.timelines.switch.fresh()
-    with patch.object(Switch, "_swap", too_late), pytest.raises(Contended):
+    with patch.object(Switch, "_swap", too_late), patch.object(again, "LONGEST_S", 0), pytest.raises(Contended):
         await town.timelines.change(delivering=[])
     after = await town.timelines.switch.fresh()
     assert replace(after, version=0, read_at_s=0) == replace(before, version=0, read_at_s=0)

@@ -20,7 +20,7 @@ from app.models import Audience, StatusRow
 from app.social.people import People
 from app.social.relations import Relations
 from app.social.statuses import Statuses
-from app.stack import connected
+from app.stack import again, connected
 from benchmarks.oracle import Oracle
 from phases.delivering import delivery
 from phases.keeping.lists import PLACEHOLDER, TRAILER
@@ -438,7 +438,11 @@ async def _town(config: Mapping[str, Any]) -> AsyncIterator[Town]:
         {"database": name, "demo": True, "cap": 3, "chunk": 2, "inline_chunk": 2, "list_chunk": 2, **config}
     )
     clock = ManualClock(NOON)
-    with patch("app.stack.stand_in", _staged_database), patch.object(delivery, "PATIENCE_S", None):  # for ever
+    with (
+        patch("app.stack.stand_in", _staged_database),
+        patch.object(delivery, "PATIENCE_S", None),  # for ever
+        patch.object(again, "LONGEST_S", 0),  # no order comes from a pause: all of them are gone through
+    ):
         async with connected(STAND_INS, settings, clock) as stack:
             stack.memcached, stack.sets, stack.queue = (
                 StagedMemcached(clock.awake),
