@@ -24,6 +24,7 @@ from app import logs
 from app.accounts import Accounts
 from app.config import Config
 from app.departures import depart, end_conversations
+from app.inbox.notifications import Notifications
 from app.models import SETTINGS, Status, User
 from app.names import Names
 from app.social.statuses import Statuses
@@ -795,6 +796,40 @@ async def test_notifications_are_read(told: Told) -> None:
     await bob("DELETE", f"/statuses/{status['id']}/like", 204)
     page = await ann.json("GET", "/notifications")
     assert (page["notifications"], page["unread"], page["read_to"]) == ([], 0, 2)
+
+
+@pytest.mark.parametrize("first", ["counted", "page"])
+@pytest.mark.parametrize("query", ["", "?limit=1", "?before=2"])
+async def test_a_page_of_notifications_agrees_with_what_is_unread(
+    told: Told, monkeypatch: pytest.MonkeyPatch, first: str, query: str
+) -> None:
+    """Both are looked up by commands of their own, and one comes and another goes between these."""
+    ann, bob, work = told
+    await ann("PUT", "/circle/bob", 204)
+    await work()
+    looked, second = asyncio.Event(), {"counted": "page", "page": "counted"}[first]
+    look_first, look_second = getattr(Notifications, first), getattr(Notifications, second)
+
+    async def then_things_happen(*args: Any) -> Any:
+        found = await look_first(*args)
+        await ann("PUT", "/follows/bob", 204)
+        await ann("DELETE", "/circle/bob", 204)
+        await work()
+        looked.set()
+        return found
+
+    async def afterwards(*args: Any) -> Any:
+        await looked.wait()
+        return await look_second(*args)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Notifications, first, then_things_happen)
+        patches.setattr(Notifications, second, afterwards)
+        page = await bob.json("GET", f"/notifications{query}")
+    listed = [one["seq"] for one in page["notifications"]]
+    expected = {("counted", ""): ([2], 1), ("counted", "?limit=1"): ([2], 1), ("page", ""): ([1], 1)}
+    expected |= {("page", "?limit=1"): ([1], 1), ("counted", "?before=2"): ([], 0), ("page", "?before=2"): ([1], 2)}
+    assert (listed, page["unread"]) == expected[first, query]
 
 
 @pytest.mark.parametrize("body", [{}, {"to": -1}, {"to": "1"}, {"to": None}, {"to": True}, {"to": 1, "from": 0}])

@@ -1,5 +1,6 @@
 """Notifications as their reader sees them: what they may see now, newest first, and how many of it are unread."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +11,7 @@ from bson import ObjectId
 from app.access import SHOWN, liked_among, on_home, statuses_by_id, visible
 from app.edges import OwnEdges, Reader, View
 from app.inbox.notifier import INBOXES, NOTIFICATIONS
-from app.models import NotificationKind, StatusRow, like_key
+from app.models import LAST_SEQ, NotificationKind, StatusRow, like_key
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import Find, Rows, rows, together
 
@@ -48,16 +49,36 @@ class Unread(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """The notifications above the watermark `read_to`, newest first, up to `most`."""
+    """The notifications above the watermark `read_to`, newest first, up to `most`. None of those below `looked_down_to`
+    was looked at.
+    """
 
     notifications: Sequence[Notification]
     read_to: int
     most: int
+    looked_down_to: int = 0
 
     @property
     def down_to(self) -> int:
         """The lowest `seq` that matters: whatever changes the number is about a notification at or above it."""
         return self.notifications[-1].seq if len(self.notifications) == self.most else self.read_to + 1
+
+    def as_on(self, page: Sequence[Notification], before: int | None, down_to: int | None) -> "Counted":
+        """Return what is counted where all that a page has looked at is as the page has found it: that was at another
+        moment, and both are shown together.
+        """
+        others = [one for one in self.notifications if one.seq < (down_to or 0) or one.seq >= (before or LAST_SEQ)]
+        listed = [one for one in page if one.seq > self.read_to and one.seq >= self.looked_down_to]
+        unread = sorted([*others, *listed], key=lambda one: one.seq, reverse=True)
+        return self._replace(notifications=unread[: self.most])
+
+
+class Shown(NamedTuple):
+    """A page, newest first, the cursor of the next one, and what is unread, on the page or not."""
+
+    page: Sequence[Notification]
+    next: int | None
+    unread: Counted
 
 
 class Notifications:
@@ -65,6 +86,11 @@ class Notifications:
 
     def __init__(self, stack: Stack) -> None:
         self._db, self._bus = stack.db, stack.bus
+
+    async def shown(self, reader: ObjectId, before: int | None, limit: int) -> Shown:
+        """Return a `page` and what is unread, which do not contradict each other."""
+        counted, (page, next_) = await asyncio.gather(self.counted(reader), self.page(reader, before, limit))
+        return Shown(page, next_, counted.as_on(page, before, next_))
 
     async def page(self, reader: ObjectId, before: int | None, limit: int) -> tuple[list[Notification], int | None]:
         """Return a page below `before`, newest first, and the cursor of the next one.
@@ -98,8 +124,8 @@ class Notifications:
         read_to = inbox.get("read_to", 0)
         if inbox.get("seq", 0) <= read_to:
             return Counted((), read_to, most)
-        shown, _ = await self._look(reader, most, None, read_to, LOOKED_AT)
-        return Counted(shown[:most], read_to, most)
+        shown, last = await self._look(reader, most, None, read_to, LOOKED_AT)
+        return Counted(shown[:most], read_to, most, last or 0)
 
     async def standing(self, down_to: Mapping[ObjectId, int]) -> dict[ObjectId, int]:
         """Return for each person a number that tells whether their notifications are as true as before.

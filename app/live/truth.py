@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 
 from app.edges import NAMES, followees_of, version_in, version_of, versions_in, versions_of
-from app.inbox.notifications import Counted, Notification, Notifications
+from app.inbox.notifications import Notification, Notifications
 from app.inbox.notifier import INBOXES
 from app.live.position import PAGE, Has
 from app.live.presence import Presence, Presences, is_another
@@ -79,12 +79,12 @@ class Truth:
         if "edges" in parts:
             await self.look_at_edges(watcher)
         with joined():
-            names, inbox, page, notes, unread, seen = await asyncio.gather(
+            names, inbox, page, notes, talks, seen = await asyncio.gather(
                 rows(self._db, version_of(NAMES)),
                 rows(self._db, inboxes_of([me])) if "inbox" in parts else _nothing(),
                 self._timelines.page(me, limit=PAGE) if "page" in parts else _nothing(),
-                self._notifications.page(me, None, PAGE) if "inbox" in parts else _nothing(),
-                self._unread(me) if "inbox" in parts else _nothing(),
+                self._notifications.shown(me, None, PAGE) if "inbox" in parts else _nothing(),
+                self._messages_unread(me) if "inbox" in parts else _nothing(),
                 self._presences.seen_by(me, watcher.acquainted) if "presence" in parts else _nothing(),
             )
         seq, read_to = inbox_in(inbox or (), me)
@@ -92,17 +92,17 @@ class Truth:
             assert watcher.looked, "their edges were read with it, or before"
             watcher.looked = watcher.looked._replace(seq=seq, read_to=read_to)
         statuses = page.statuses if page else None
-        shown, older = notes if notes else (None, None)
+        shown, older = (notes.page, notes.next) if notes else (None, None)
         if shown is not None:
             shown = [one for one in shown if one.seq <= seq]  # a hint of later ones is on its way
         people = await self.people(statuses or (), shown or (), version_in(names))
         if statuses is not None:
             statuses = [row for row in statuses if row.user_id in people]
         counts, told, down_to = watcher.counts, shown or [], 0
-        if unread is not None:
-            counted, messages = unread
-            counts = UnreadCounts(len(counted.notifications), messages)
-            told, down_to = [*told, *counted.notifications], min(older or 0, counted.down_to)
+        if notes and talks is not None:
+            unread = notes.unread
+            counts = UnreadCounts(len(unread.notifications), talks)
+            told, down_to = [*told, *unread.notifications], min(older or 0, unread.down_to)
         return PersonState(version_in(names), seq, statuses, shown, older, counts, people, seen, told, down_to)
 
     async def people(
@@ -170,9 +170,6 @@ class Truth:
 
     async def _acquainted(self, me: ObjectId) -> frozenset[ObjectId]:
         return frozenset(await self._talk.people(me)) or NONE if self._talk else NONE
-
-    async def _unread(self, me: ObjectId) -> tuple[Counted, int]:
-        return await asyncio.gather(self._notifications.counted(me), self._messages_unread(me))
 
 
 async def _nothing() -> None:

@@ -270,17 +270,14 @@ async def _written(call: Call, page: Page) -> bytes:
 
 async def notifications(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    inbox = call.services.notifications
-    unread, (shown, next_) = await asyncio.gather(
-        inbox.unread(call.me.id), inbox.page(call.me.id, walk.before, walk.limit)
-    )
+    shown, next_, unread = await call.services.notifications.shown(call.me.id, walk.before, walk.limit)
     ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
     people = await call.services.people.by_ids(ids)
     return Reply(
         200,
         {
             "notifications": [schemas.notification(one, people) for one in shown],
-            "unread": unread.number,
+            "unread": len(unread.notifications),
             "read_to": unread.read_to,
             "next": next_,
         },

@@ -42,16 +42,14 @@ def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read
 
 
 async def notifications(request: Request, me: Account) -> Response:
-    inbox = services(request).notifications
     before = number_in_text(request.query_params["before"], DIGITS) if "before" in request.query_params else None
-    unread = await inbox.unread(me.id)
-    shown, last = await inbox.page(me.id, before, NOTIFICATIONS_A_PAGE)
+    shown, last, unread = await services(request).notifications.shown(me.id, before, NOTIFICATIONS_A_PAGE)
     people = await services(request).people.by_ids({one.who for one in shown})
     return render(
         request,
         "notifications.html",
         lines=lines(shown, people, unread.read_to),
-        unread=unread.number,
+        unread=len(unread.notifications),
         newest_seq=shown[0].seq if shown and not before else None,
         newest="/notifications" if before else None,
         older=address("/notifications", before=last) if last else None,

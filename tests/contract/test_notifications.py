@@ -384,6 +384,18 @@ async def test_a_page_costs_two_commands(town: World) -> None:
     assert cost.mongodb == 2
 
 
+async def test_a_page_comes_with_what_is_unread_on_it_or_not(town: World) -> None:
+    for fan in ("ann", "ben", "cat"):
+        await act(town, "follow", fan, "zoe")
+    await town.drain()
+    zoe, reader = town.ids["zoe"], inbox(town)
+    await reader.mark_read(zoe, 1)
+    for before, listed, next_ in ((None, [3, 2], 2), (2, [1], None)):
+        page, cursor, unread = await reader.shown(zoe, before, 2)
+        assert ([one.seq for one in page], cursor) == (listed, next_)
+        assert ([one.seq for one in unread.notifications], unread.read_to) == ([3, 2], 1)
+
+
 async def test_they_are_kept_for_ninety_days(town: World) -> None:
     assert timedelta(days=90) == KEPT
     await act(town, "follow", "ann", "zoe")

@@ -62,13 +62,11 @@ async def settled(hub: Hub) -> None:
 async def fetched(world: World, me: ObjectId) -> State:
     """What the API's calls answer now."""
     page = await world.timelines.page(me, limit=PAGE)
-    notifications = Notifications(world.stack)
-    shown, _ = await notifications.page(me, None, PAGE)
-    unread = await notifications.unread(me)
+    shown, _, unread = await Notifications(world.stack).shown(me, None, PAGE)
     people = await world.people.by_ids({row.user_id for row in page.statuses})
     statuses = [schemas.status(row, people) for row in page.statuses]
     notes = [(one.seq, one.kind, str(one.who), str(one.status.id) if one.status else None) for one in shown]
-    return {"statuses": statuses, "notifications": notes, "unread": unread.number, **await _talk(world, me)}
+    return {"statuses": statuses, "notifications": notes, "unread": len(unread.notifications), **await _talk(world, me)}
 
 
 async def _talk(world: World, me: ObjectId) -> State:

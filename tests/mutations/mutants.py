@@ -2188,7 +2188,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "messages change no number of what is unread on a stream",
         "14 live",
-        "app.live.truth.Truth._unread",
+        "app.live.truth.Truth.read",
         "self._messages_unread(me)",
         "asyncio.sleep(0, 0)",
         _of(HUB, "test_messages_and_receipts_are_told_to_both"),
@@ -3889,7 +3889,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "a look passes over what is unread beyond the first page",
         "live",
         "app.live.truth.Truth.read",
-        "min(older or 0, counted.down_to)",
+        "min(older or 0, unread.down_to)",
         "older or 0",
         _of(HUB, "test_what_is_unread_beyond_the_first_page_is_followed"),
     ),
@@ -4787,6 +4787,14 @@ MUTANTS: tuple[Mutant, ...] = (
         'if side.me not in side.row["listed"] else []',
         "if False else []",
         _of(HUB, "test_ones_first_message_comes_with_whom_it_is_to"),
+    ),
+    Mutant(
+        "a page of notifications and what is unread are of two moments",
+        "notifications",
+        "app.inbox.notifications.Notifications.shown",
+        "counted.as_on(page, before, next_)",
+        "counted",
+        _of(API, "test_a_page_of_notifications_agrees_with_what_is_unread"),
     ),
     Mutant(
         "somebody whose account is deleted has a presence",
