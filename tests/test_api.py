@@ -4,8 +4,8 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -450,6 +450,58 @@ async def test_whose_account_ends_while_they_ask_is_told_so(
         late = await zoe(method, path, 401, json=body)
     later = await zoe("GET", "/me", 401)
     assert late.json()["detail"] == later.json()["detail"]
+
+
+@contextmanager
+def departing_before_names(stack: Stack, person: str) -> Iterator[None]:
+    """The person departs after an answer has been judged, and another request hears of that first."""
+    names_of, departing = Names.of, [ObjectId(person)]
+
+    async def after_departure(self: Names, *asked: Any) -> Any:
+        while departing:
+            await depart(stack.db, stack.clock, departing.pop())
+            await names_of(self, [ObjectId(person)])
+        return await names_of(self, *asked)
+
+    with patch.object(Names, "of", after_departure):
+        yield
+
+
+@pytest.mark.parametrize("phase", SLUGS)
+async def test_a_page_is_full_whoever_departs_while_it_is_made(nobody: Api, ann: Api, phase: str) -> None:
+    ben, zoe = await nobody.person("ben"), await nobody.person("zoe")
+    for handle in ("ben", "zoe"):
+        await ann("PUT", f"/follows/{handle}", 204)
+    for whoever, text in ((ben, "1"), (ben, "2"), (zoe, "3"), (ben, "4")):
+        await whoever.post(text)
+    for _ in range(2):
+        await ann.sees(phase)
+    with departing_before_names(ann.stack, zoe.id):
+        page = await ann.json("GET", f"/timeline?phase={phase}&limit=2")
+    assert [status["text"] for status in page["statuses"]] == ["4", "2"]
+    assert page["next"] == page["statuses"][-1]["id"]
+    assert await ann.sees(phase) == ["4", "2", "1"]
+
+
+async def test_a_status_is_not_shown_without_its_author(nobody: Api, ann: Api) -> None:
+    zoe = await nobody.person("zoe")
+    await ann("PUT", "/follows/zoe", 204)
+    status = await zoe.post("hello")
+    with departing_before_names(ann.stack, zoe.id):
+        await ann("GET", f"/statuses/{status['id']}", 404)
+
+
+async def test_a_notification_is_not_shown_without_whom_it_is_by(told: "Told") -> None:
+    ann, bob, work = told
+    await bob("PUT", "/follows/ann", 204)
+    await work()
+    with departing_before_names(ann.stack, bob.id):
+        assert await ann.json("GET", "/notifications") == {
+            "notifications": [],
+            "unread": 0,
+            "read_to": 0,
+            "next": None,
+        }
 
 
 async def test_a_post_costs_one_look_up_and_the_insert(ann: Api) -> None:

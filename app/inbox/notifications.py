@@ -81,6 +81,11 @@ class Shown(NamedTuple):
     unread: Counted
 
 
+def people_on(shown: Shown) -> set[ObjectId]:
+    """Return whom the notifications of a page are by, and whose statuses they are about."""
+    return {one.who for one in shown.page} | {one.status.user_id for one in shown.page if one.status}
+
+
 class Notifications:
     """The notifications of all people. There is one instance per process, and it remembers nothing."""
 

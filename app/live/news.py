@@ -79,7 +79,8 @@ class News:
         found = await together(self._db, **finds)
         people = await self._people.by_ids(authors, version_in(found["names"]))
         likes_now, readers = {bytes(row["_id"]) for row in found.get("own", [])}, edges.readers(found)
-        statuses = {row["_id"]: StatusRow.of(row) for row in found["statuses"] if row["user_id"] in people}
+        there = {id for id, person in people.items() if person.is_there}
+        statuses = {row["_id"]: StatusRow.of(row) for row in found["statuses"] if row["user_id"] in there}
         face = cache(lambda status: as_json(self._faces.status(status, people)))
         for watcher, some in wanted.items():
             if watcher.turn.locked() or watcher.reads != reads[watcher]:

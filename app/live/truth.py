@@ -96,8 +96,11 @@ class Truth:
         if shown is not None:
             shown = [one for one in shown if one.seq <= seq]  # a hint of later ones is on its way
         people = await self.people(statuses or (), shown or (), version_in(names))
+        there = {id for id, person in people.items() if person.is_there}  # nobody who has departed since all was judged
         if statuses is not None:
-            statuses = [row for row in statuses if row.user_id in people]
+            statuses = [row for row in statuses if row.user_id in there]
+        if shown is not None:
+            shown = [one for one in shown if one.who in there]
         counts, told, down_to = watcher.counts, shown or [], 0
         if notes and talks is not None:
             unread = notes.unread

@@ -3,9 +3,9 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bson import ObjectId
 
@@ -22,7 +22,10 @@ from app.stack.mongodb.transaction import Transaction
 from app.text import storable
 
 WORDS_SEARCHED = 5
+FOUND_AGAIN = 3  # each time, somebody else would have to depart in between
 FOLLOWS_LOOKED_AT = 1_000  # the newest, for suggestions
+
+T = TypeVar("T")
 
 PeoplePage = tuple[list[Person], ObjectId | None]  # and the cursor of the next page
 
@@ -64,6 +67,24 @@ class People:
         answer.
         """
         return await self._names.of(set(ids), names)
+
+    async def shown_on(
+        self,
+        found: T,
+        again: Callable[[], Awaitable[T]],
+        ids: Callable[[T], Iterable[ObjectId]],
+        names: Callable[[T], int | None] = lambda _: None,
+    ) -> tuple[T, dict[ObjectId, Person]]:
+        """Return what has been found, and `by_ids` the people whom it is by. Where one of them has departed since that
+        was judged, it is found again, without what was theirs.
+        """
+        people = await self.by_ids(ids(found), names(found))
+        for _ in range(FOUND_AGAIN):
+            if all(person.is_there for person in people.values()):
+                break
+            found = await again()
+            people = await self.by_ids(ids(found), names(found))
+        return found, people
 
     async def rename(self, account: Account, name: str) -> None:
         """Rename a person: the next page of every process shows the new name, or for a blank one the handle. Raises

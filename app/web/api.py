@@ -6,9 +6,8 @@ Routes, validation and the OpenAPI document all come from the table.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from time import perf_counter
-from typing import Any
 
 from bson import ObjectId
 from pydantic_core import to_json
@@ -18,9 +17,10 @@ from starlette.websockets import WebSocket
 
 from app.accounts import Caller
 from app.errors import NoAccount, NotFound
+from app.inbox.notifications import people_on
 from app.inbox.pictures import LARGEST, LIMITS, TYPES
 from app.live.talk import MOST_OTHERS
-from app.models import Person, StatusRow, User
+from app.models import Person, User
 from app.social.people import People, PeoplePage
 from app.social.relations import Relations
 from app.social.statuses import Statuses
@@ -179,8 +179,9 @@ async def post(call: Call) -> Reply:
 
 
 async def status(call: Call) -> Reply:
-    (found,) = await _statuses(call, [await call.services.statuses.by_id(call.me.id, _status_id(call))])
-    return Reply(200, found)
+    by_id = partial(call.services.statuses.by_id, call.me.id, _status_id(call))
+    row, author = await call.services.people.shown_on(await by_id(), by_id, lambda row: [row.user_id])
+    return Reply(200, schemas.status(row, author))
 
 
 async def delete(call: Call) -> Reply:
@@ -214,31 +215,24 @@ def _id(cursor: ObjectId | None) -> str | None:
     return str(cursor) if cursor else None
 
 
-async def _statuses(call: Call, rows: Sequence[StatusRow], names: int | None = None) -> list[dict[str, Any]]:
-    authors = await call.services.people.by_ids({row.user_id for row in rows}, names)
-    return [schemas.status(row, authors) for row in rows]
-
-
 # Home timeline
 
 
 async def timeline(call: Call) -> Reply:
     walk: schemas.TimelineWalk = call.query
-    return await _timeline(
-        call, call.services.timelines.page(call.me.id, phase=walk.phase, before=walk.before, limit=walk.limit)
-    )
+    page = call.services.timelines.page
+    return await _timeline(call, partial(page, call.me.id, phase=walk.phase, before=walk.before, limit=walk.limit))
 
 
 async def refresh(call: Call) -> Reply:
-    return await _timeline(call, call.services.timelines.refresh(call.me.id, phase=call.query.phase))
+    return await _timeline(call, partial(call.services.timelines.refresh, call.me.id, phase=call.query.phase))
 
 
-async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
+async def _timeline(call: Call, read: Callable[[], Awaitable[Page]]) -> Reply:
     with counted() as cost:
         began_s = perf_counter()
-        page = await reading
+        page, statuses = await _written(call, read)
         call.versions = page.versions
-        statuses = await _written(call, page)
         elapsed_ms = (perf_counter() - began_s) * 1000
     rest = {
         "next": _id(page.next),
@@ -255,14 +249,17 @@ async def _timeline(call: Call, reading: Awaitable[Page]) -> Reply:
     return Reply(200, b'{"phase":%b,"statuses":%b,%b' % (to_json(page.phase), statuses, to_json(rest)[1:]))
 
 
-async def _written(call: Call, page: Page) -> bytes:
-    """Return the page's statuses as JSON, with the names of their authors."""
-    written = call.services.written
+async def _written(call: Call, read: Callable[[], Awaitable[Page]]) -> tuple[Page, bytes]:
+    """Return the page, and its statuses as JSON, with the names of their authors."""
+    written, page = call.services.written, await read()
     statuses = written.recall(call.me.id, page.statuses, page.names)
     if statuses is None:
-        statuses = to_json(await _statuses(call, page.statuses, page.names))
+        page, authors = await call.services.people.shown_on(
+            page, read, lambda page: {row.user_id for row in page.statuses}, lambda page: page.names
+        )
+        statuses = to_json([schemas.status(row, authors) for row in page.statuses])
         written.keep(call.me.id, page.statuses, page.names, statuses)
-    return statuses
+    return page, statuses
 
 
 # Notifications
@@ -270,9 +267,8 @@ async def _written(call: Call, page: Page) -> bytes:
 
 async def notifications(call: Call) -> Reply:
     walk: schemas.NumberWalk = call.query
-    shown, next_, unread = await call.services.notifications.shown(call.me.id, walk.before, walk.limit)
-    ids = {one.who for one in shown} | {one.status.user_id for one in shown if one.status}
-    people = await call.services.people.by_ids(ids)
+    look = partial(call.services.notifications.shown, call.me.id, walk.before, walk.limit)
+    (shown, next_, unread), people = await call.services.people.shown_on(await look(), look, people_on)
     return Reply(
         200,
         {

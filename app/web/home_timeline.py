@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from app.models import Account, Audience
 from app.social.statuses import TEXT_LIMIT
 from app.web import session
 from app.web.done import done
-from app.web.measured_page import Compared, compared, measured
+from app.web.measured_page import Compared, MeasuredPage, compared, measured
 from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import address, before_of, changing, id_of, idempotency_key, to
@@ -54,7 +55,17 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
     read = (await timelines.switch.current()).read
     chosen = request.query_params.get("phase")
     slug = chosen or _kept_phase(request) or read
-    read_now = await measured(request, timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE))
+
+    async def read_page() -> MeasuredPage:
+        reading = timelines.page(me.id, phase=slug, before=before, limit=STATUSES_A_PAGE)
+        return await measured(request, reading)
+
+    read_now, authors = await people.shown_on(
+        await read_page(),
+        read_page,
+        lambda read: {row.user_id for row in read.page.statuses},
+        lambda read: read.page.names,
+    )
     costs: list[Compared] = []
     if request.query_params.get("costs") == "all":
         await services(request).comparisons.count(me.id)
@@ -72,7 +83,7 @@ async def home_timeline(request: Request, me: Account, draft: Draft | None = Non
         meaningless=services(request).stack.addresses.one_process,
         phases=[(phase, address("/", phase=phase.slug, before=before)) for phase in timelines.phases.values()],
         read=read,
-        people=await people.by_ids({row.user_id for row in page.statuses}, page.names),
+        people=authors,
         mentions=await seen_mentions(services(request).stack.db, page.statuses),
         before=before,
         newest="/" if before else None,
@@ -141,13 +152,13 @@ async def post(request: Request, me: Account) -> Response:
 
 
 async def show_status(request: Request, me: Account) -> Response:
-    row = await services(request).statuses.by_id(me.id, id_of(request))
-    author = (await services(request).people.by_ids([row.user_id]))[row.user_id]
+    by_id = partial(services(request).statuses.by_id, me.id, id_of(request))
+    row, author = await services(request).people.shown_on(await by_id(), by_id, lambda row: [row.user_id])
     return render(
         request,
         "status.html",
         row=row,
-        author=author,
+        author=author[row.user_id],
         audience=AUDIENCES[row.audience or "followers"],
         mentions=await seen_mentions(services(request).stack.db, [row]),
     )

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from bson import ObjectId
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.inbox.notifications import Notification
+from app.inbox.notifications import Notification, people_on
 from app.models import Account, NotificationKind, Person, StatusRow
 from app.web.render import render
 from app.web.request import address, changing, number_in_text, to
@@ -43,8 +44,8 @@ def lines(shown: Sequence[Notification], people: Mapping[ObjectId, Person], read
 
 async def notifications(request: Request, me: Account) -> Response:
     before = number_in_text(request.query_params["before"], DIGITS) if "before" in request.query_params else None
-    shown, last, unread = await services(request).notifications.shown(me.id, before, NOTIFICATIONS_A_PAGE)
-    people = await services(request).people.by_ids({one.who for one in shown})
+    look = partial(services(request).notifications.shown, me.id, before, NOTIFICATIONS_A_PAGE)
+    (shown, last, unread), people = await services(request).people.shown_on(await look(), look, people_on)
     return render(
         request,
         "notifications.html",

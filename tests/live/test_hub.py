@@ -907,6 +907,32 @@ async def test_nothing_of_a_deleted_account_stays(town: World) -> None:
     assert ann.state == await fetched(town, ann.me)
 
 
+@pytest.mark.parametrize("what", ["a status", "a page"])
+async def test_nothing_is_told_of_whoever_departs_while_it_is_looked_up(town: World, what: str) -> None:
+    """It is judged first, and names are looked up last: they would say that the account is deleted."""
+    if what == "a page":
+        await town.relations.unfollow(town.ids["ann"], town.ids["ben"])
+        await town.post("ben", "hello")
+    hub = await new_hub(town)
+    ann = await up_to_date(hub, town, "ann")
+    names_of, departing = names.Names.of, [town.ids["ben"]]
+
+    async def after_departure(self: names.Names, *asked: Any) -> Any:
+        while departing:
+            await depart(town.stack.db, town.clock, departing.pop())
+            await names_of(self, [town.ids["ben"]])
+        return await names_of(self, *asked)
+
+    with patch.object(names.Names, "of", after_departure):
+        await (town.follow("ann", "ben") if what == "a page" else town.post("ben", "hello"))
+        await settled(hub)
+    assert departing == [], "names were looked up"
+    assert [event.data for event in ann.take() if "hello" in event.data] == []
+    town.stack.bus.tell(Hint("named", town.ids["ben"]))
+    await settled(hub)
+    assert ann.state == await fetched(town, ann.me)
+
+
 async def test_whose_state_was_being_read_when_names_were_looked_up_is_told_all_the_same(town: World) -> None:
     """It was read before ben was renamed, and is there after that was looked up and before it is told."""
     await town.post("ben", "hello")
