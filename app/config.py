@@ -169,7 +169,13 @@ class Config(BaseModel):
         default=None,
         description="host:port where the first process of a command answers Prometheus; each other has the next port",
     )
-    server_timeout_s: float = Field(default=5.0, gt=0, le=60, description="longest wait of one request for servers")
+    server_timeout_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=60,
+        description="longest wait of one request for servers; of each step where a password is hashed, a stream opened "
+        "or an export sent, or of a page for operators",
+    )
     allowed_hosts: tuple[Annotated[str, AfterValidator(_name_of_ours)], ...] = Field(
         default=(), description="our names, comma-separated; empty: any, and in demo mode only those that no DNS has"
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -10,10 +11,12 @@ import httpx
 import psutil
 import pytest
 from bson import ObjectId
+from PIL import Image
 from pymongo.asynchronous.database import AsyncDatabase
 
 from app.accounts import Accounts
 from app.config import Config
+from app.inbox import pictures
 from app.models import User
 from app.servers.borrow import running_servers
 from app.servers.datadir import DataDirectory
@@ -52,6 +55,12 @@ async def test_a_request_ends_with_503_while_what_it_waits_for_hangs(hangs: str)
             assert (await http.get("/api/v1/timeline", headers=headers)).status_code == 200
 
 
+def png() -> bytes:
+    made = BytesIO()
+    Image.new("RGB", (1, 1)).save(made, "PNG")
+    return made.getvalue()
+
+
 async def signed_in(stack: Any) -> dict[str, str]:
     user = User(handle="ann", name="Ann", created_at=stack.clock.now())
     await user.insert()
@@ -77,6 +86,58 @@ async def test_so_does_coming_in_and_going(path: str, hangs: str) -> None:
         with patch.object(hanging, hangs, for_ever):
             await asyncio.wait_for(ann.submit(path, **typed), PATIENCE_S)
         assert ann.status == 503
+
+
+@pytest.mark.parametrize(
+    ("call", "first", "then"),
+    [
+        ("GET /api/v1/timeline", "accounts.authenticate", "timelines.page"),
+        ("GET /", "accounts.authenticate", "timelines.page"),
+        ("DELETE /api/v1/tokens/current", "accounts.authenticate", "accounts.sign_out"),
+        ("PUT /api/v1/phases", "accounts.authenticate", "accounts.operates"),
+        ("PUT /api/v1/phases", "accounts.operates", "timelines.change"),
+        ("PUT {upload}", "pictures.admitted", "insert"),
+        ("GET /operations", "accounts.authenticate", "accounts.operates"),
+    ],
+)
+async def test_all_steps_of_a_request_have_the_time_of_one(call: str, first: str, then: str) -> None:
+    """The first takes nearly all of it. Were it given anew, the next would have 30 s left when it hangs."""
+    loop, passed_s = asyncio.get_running_loop(), 0.0
+    async with connected(STAND_INS, Config(server_timeout_s=60)) as stack:
+        timelines = await Timelines.open(stack)
+        app = create_app(stack, timelines)
+        ours, headers = app.state.services, await signed_in(stack)
+        await User.find_one(User.handle == "ann").update({"$set": {"admin": True}})
+        address, _ = await ours.pictures.address(ObjectId(), "image/png", len(png()))
+        method, path = call.format(upload=f"/api/v1/uploads/{address}").split()
+        service, step = first.split(".")
+        takes = getattr(getattr(ours, service), step)
+
+        async def takes_long(*args: Any, **named: Any) -> Any:
+            nonlocal passed_s
+            found = await takes(*args, **named)
+            passed_s += 59
+            return found
+
+        async def hangs(*_: Any, **__: Any) -> None:
+            nonlocal passed_s
+            passed_s += 30
+            await for_ever()
+
+        hanging: Any = pictures if then == "insert" else getattr(ours, then.split(".")[0])
+        sent: dict[str, Any] = (
+            {"content": png()} if then == "insert" else {"json": {"delivering": []}} if method == "PUT" else {}
+        )
+        clock_s = loop.time
+        with (
+            patch.object(loop, "time", lambda: clock_s() + passed_s),
+            patch.object(getattr(ours, service), step, takes_long),
+            patch.object(hanging, then.split(".")[-1], hangs),
+        ):
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://feedlab.test") as http:
+                asked = http.request(method, path, headers=headers, **sent)
+                answer = await asyncio.wait_for(asked, 59 + 30 + PATIENCE_S / 2)
+        assert (answer.status_code, passed_s) == (503, 59 + 30)
 
 
 async def test_a_time_out_from_within_is_not_taken_for_the_end_of_the_time() -> None:

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import struct
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -28,6 +28,8 @@ from app.stack import Stack, schema
 from app.stack.mongodb.find import Find, together
 from app.stack.mongodb.transaction import Transaction
 from app.stack.mongodb.write import insert
+
+Limited = Callable[[Awaitable[Any]], Awaitable[Any]]
 
 IMAGES = ImageDocument.Settings.name
 Type = Literal["image/png", "image/jpeg", "image/webp", "image/gif"]
@@ -150,16 +152,17 @@ class Pictures:
         self._secret = self._secret or await schema.secret(self._db)
         return hmac.digest(self._secret, b"feedlab upload" + payload, "sha256")
 
-    async def take(self, upload: Upload, body: AsyncIterator[bytes]) -> None:
+    async def take(self, upload: Upload, body: AsyncIterator[bytes], in_time: Limited = lambda work: work) -> None:
         """Store the picture that arrives, made anew.
 
         Raises Invalid, TooMany, and Conflict where another has been faster.
         """
         with self.arriving.place(upload.owner, LARGEST) as place:
-            await self.store(upload, await place.passage(_whole(body, upload.size)))
+            await self.store(upload, await place.passage(_whole(body, upload.size)), in_time)
 
-    async def store(self, upload: Upload, sent: bytes) -> None:
-        """Store a picture that has arrived in one of the places, made anew.
+    async def store(self, upload: Upload, sent: bytes, in_time: Limited = lambda work: work) -> None:
+        """Store a picture that has arrived in one of the places, made anew. `in_time`: limits how long that waits for
+        the server.
 
         Raises Invalid, and Conflict where another has been faster.
         """
@@ -170,7 +173,7 @@ class Pictures:
             id=upload.id, owner=upload.owner, type=upload.type, data=data, readers=[upload.owner], until=until
         )
         try:
-            await insert(self._db, new)
+            await in_time(insert(self._db, new))
         except DuplicateKeyError:
             raise Conflict("This address has taken its picture.") from None
 

@@ -23,4 +23,4 @@ async def within(seconds: float | None, work: Awaitable[T]) -> T:
     except TimeoutError as error:
         if not limit.expired():
             raise
-        raise OutOfTime(f"a request has waited for {seconds} s") from error
+        raise OutOfTime(f"a request has waited for {seconds:.3g} s") from error

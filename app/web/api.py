@@ -365,7 +365,7 @@ async def upload(call: Call) -> Reply:
     admitted = await in_time(call.request, call.services.pictures.admitted(call.request.path_params["upload"]))
     await call.services.writes.count(admitted.owner)
     await call.services.uploads.count(admitted.owner)
-    await call.services.pictures.take(admitted, call.request.stream())
+    await call.services.pictures.take(admitted, call.request.stream(), partial(in_time, call.request))
     return Reply(201)
 
 

@@ -161,7 +161,7 @@ class Operation:
             return await self._reply_once_entered(call, known)
         if self.auth != "none":
             await self._enter(call)
-        if self.auth == "admin" and not await call.services.accounts.operates(call.me.id):
+        if self.auth == "admin" and not await in_time(request, call.services.accounts.operates(call.me.id)):
             raise Forbidden("Only administrators may do this.")
         return await self._reply(call)
 
@@ -182,7 +182,8 @@ class Operation:
         if known := accounts.remembered(call.token):
             versions = await in_time(call.request, accounts.good_versions(known))
         call.account = known.account if known and versions else await _signed_in(call.request)
-        call.people = await call.services.people.by_ids([call.me.id], versions.names if versions else None)
+        names = versions.names if versions else None
+        call.people = await in_time(call.request, call.services.people.by_ids([call.me.id], names))
 
     async def _reply_once_entered(self, call: Call, known: Holder) -> Response:
         """Prepare the change of somebody remembered while their token is looked up, and make it once that is good.

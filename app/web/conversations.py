@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import replace
 from datetime import date, datetime, timedelta
+from functools import partial
 from itertools import groupby
 from secrets import token_urlsafe
 from typing import Any
@@ -24,7 +25,7 @@ from app.web.problems import problem_of
 from app.web.render import render
 from app.web.request import Endpoint, address, changing, id_in_text, number_in_text, signed_in, to
 from app.web.session import MOST_ON_A_BADGE, field, known_session, posted
-from app.web.state import services
+from app.web.state import in_time, services
 
 CONVERSATIONS_A_PAGE = 30
 MESSAGES_A_PAGE = 40
@@ -203,13 +204,13 @@ async def _send_picture(request: Request, me: Account, form: FormData, file: Any
     if type not in TYPES or file.size > LARGEST:
         raise Invalid("picture", f"A picture is PNG, JPEG, WebP or GIF, and has at most {LARGEST >> 20} MB.")
     here, id = services(request), _id_of(request)
-    await here.conversations.check_is_open(me.id, id)
+    await in_time(request, here.conversations.check_is_open(me.id, id))
     await here.uploads.count(me.id)
     data = await file.read()
     _, upload = await here.pictures.address(me.id, type, len(data))
-    await here.pictures.store(upload, data)
+    await here.pictures.store(upload, data, partial(in_time, request))
     try:
-        await here.messages.send(me.id, id, _client_id(form, data), None, upload.id)
+        await in_time(request, here.messages.send(me.id, id, _client_id(form, data), None, upload.id))
     except Conflict:  # the same form once more: it has been sent, and what has come now goes after a day
         return
 

@@ -11,8 +11,9 @@ from starlette.requests import Request
 from app.clock import LAST_ID
 from app.inbox.sides import Conversation
 from app.models import Account, Person, User
+from app.stack import within
 from app.web import schemas
-from app.web.state import in_time, services
+from app.web.state import services
 
 AT_ONCE = 200  # items of a list in one look-up
 
@@ -34,11 +35,12 @@ async def exported(request: Request, me: Account) -> AsyncIterator[bytes]:
 
 async def _parts(request: Request, me: Account, account: schemas.OwnAccount) -> AsyncIterator[bytes]:
     yield b'{"account":' + to_json(account)
+    patience_s = services(request).stack.config.server_timeout_s  # of each part
     for name, walk in _lists(request, me).items():
         yield b',"' + name.encode() + b'":['
         comma, cursor = b"", None
         while True:
-            items, cursor = await in_time(request, walk(cursor))
+            items, cursor = await within(patience_s, walk(cursor))
             for item in items:
                 yield comma + to_json(item)
                 comma = b","

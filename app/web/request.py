@@ -82,7 +82,7 @@ async def _wanted_next(request: Request) -> str:
 
 def for_operators(handler: PersonalEndpoint) -> Endpoint:
     async def endpoint(request: Request, me: Account) -> Response:
-        if not await services(request).accounts.operates(me.id):
+        if not await in_time(request, services(request).accounts.operates(me.id)):
             raise Forbidden("This is for administrators.")
         return await handler(request, me)
 

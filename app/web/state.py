@@ -1,5 +1,6 @@
 """The services that `create_app` has put together, for endpoints."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -67,5 +68,12 @@ def services(request: HTTPConnection) -> Services:
 
 
 async def in_time(request: HTTPConnection, work: Awaitable[T]) -> T:
-    """Return what comes of the work, in the time that a request may wait for servers. Raises OutOfTime."""
-    return await within(services(request).stack.config.server_timeout_s, work)
+    """Return what comes of the work, in the time that a request may wait for servers: it has less for each step after
+    the first. What it waits for in between, its client or a password's hash, takes nothing of it. Raises OutOfTime.
+    """
+    loop, state, limit_s = asyncio.get_running_loop(), request.state, services(request).stack.config.server_timeout_s
+    left_s, began_s = getattr(state, "left_s", limit_s), loop.time()
+    try:
+        return await within(left_s, work)
+    finally:  # of steps at the same time the one that takes longest counts
+        state.left_s = min(getattr(state, "left_s", limit_s), left_s - (loop.time() - began_s))
