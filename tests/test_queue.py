@@ -167,6 +167,22 @@ async def test_whoever_is_known_to_be_away_is_not_asked_again_by_everybody(monke
     queue.close()
 
 
+async def test_the_log_says_once_that_nothing_can_be_queued(caplog: pytest.LogCaptureFixture) -> None:
+    """However much happens, for however many consumers, while Redis is away."""
+    now_s = 10.0
+    queue = DeliveryQueue(stand_in(), "feedlab", lambda: now_s)
+    with patch.object(queue, "_offer", side_effect=redis.ConnectionError("refused")):
+        for _ in range(5):
+            assert not await queue.offer("cache", ObjectId())
+            now_s += AWAY_S
+    for _ in range(2):
+        assert await queue.offer("cache", ObjectId())
+    away, back = caplog.messages
+    assert "while Redis is away: refused" in away
+    assert "at once again" in back
+    queue.close()
+
+
 async def test_a_pause_is_for_the_workers_of_one_database() -> None:
     """Not for those of another Feedlab, nor for somebody else's RQ workers, on the same Redis."""
     connection = stand_in()

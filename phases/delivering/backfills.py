@@ -4,10 +4,12 @@ written; until its backfill is made, a read asks.
 
 import logging
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 from bson import ObjectId
 
+from app.logs import Outages
 from app.stack import Stack, outages_told
 from app.stack.mongodb.find import Find, Rows
 from app.stack.mongodb.transaction import Transaction
@@ -41,14 +43,15 @@ class Backfills:
         self._db, self._switch, self._kept = stack.db, switch, kept
         noted = {each.recipients.noted_in: each.recipients for each in kept if each.recipients.noted_in}
         self._noting = tuple(noted.values())  # each for all that share its collection
-        self._overdue = Overdue(stack.db)
+        self._overdue, self._outages = Overdue(stack.db), Outages(log)
 
     async def widened(self, collection: str, row: Mapping[str, Any]) -> None:
         """Make the backfill that a stored row of WIDENING owes if it is new: now, or it is left to the sweeper."""
         if not row.get("debt"):
             return
-        with outages_told(log.warning, f"backfill of {row['_id']} in {collection} is left to the sweeper"):
+        with outages_told(partial(self._outages.tell, True), "backfills are left to the sweeper"):
             await self.make(collection, row)
+            self._outages.tell(False, "backfills are made at once again")
 
     async def narrowed(self, inside: Transaction, reader: ObjectId, author: ObjectId) -> None:
         """Note whom deliveries reach no longer as a follow ends, in its transaction."""

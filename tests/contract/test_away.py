@@ -205,3 +205,18 @@ async def test_workers_are_known_while_they_are_there(town: World) -> None:
             await asyncio.sleep(0.05)
     assert workers[0].state in ("started", "idle", "busy")
     assert workers[0].pid
+
+
+async def test_the_log_says_once_that_backfills_wait(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    authors = [f"author{n}" for n in range(3)]
+    await world.sign_up("ann", *authors)
+    await world.timelines.change(read=CACHE.slug, delivering=[CACHE.slug])
+    world.pass_grace()
+    await world.warm("ann")
+    async with world.without_memcached():
+        for author in authors[:2]:
+            await world.follow("ann", author)
+    await world.follow("ann", authors[2])
+    away, back = [line for line in caplog.messages if "backfills" in line]
+    assert "left to the sweeper" in away
+    assert "at once again" in back

@@ -15,6 +15,7 @@ import redis
 from bson import ObjectId
 from fakeredis import FakeRedis
 
+from app.logs import Outages
 from app.stack.breaker import Breaker
 from app.stack.queue import jobs, looking
 
@@ -40,7 +41,7 @@ class DeliveryQueue:
     """
 
     def __init__(self, connection: redis.Redis, database: str, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.connection, self._breaker = connection, Breaker(AWAY_S, now_s)
+        self.connection, self._breaker, self._outages = connection, Breaker(AWAY_S, now_s), Outages(log)
         self._prefix = f"{database}-"
         self._paused = f"rq:suspended:{database}"  # RQ's own flag stops everybody's workers
         self.queues = jobs.open_queues(connection, self._prefix)
@@ -109,9 +110,10 @@ class DeliveryQueue:
             is_new = self._offer(consumer, happened, after)
         except redis.RedisError as error:
             self._breaker.failed()
-            log.warning("could not queue %s for %s: %s", happened, consumer, error)
+            self._outages.tell(True, f"what happens is queued by the sweeper, later, while Redis is away: {error}")
             raise QueueDown(f"redis: {error}") from error
         self._breaker.answered()
+        self._outages.tell(False, "what happens is queued at once again")
         return is_new
 
     def _offer(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
