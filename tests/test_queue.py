@@ -183,6 +183,14 @@ async def test_the_log_says_once_that_nothing_can_be_queued(caplog: pytest.LogCa
     queue.close()
 
 
+async def test_what_rq_cannot_read_queues_nothing_and_is_no_outage() -> None:
+    queue = DeliveryQueue(stand_in(), "feedlab", lambda: 10.0)
+    with patch.object(queue, "_offer", side_effect=ValueError("no job of ours")):
+        assert not await queue.offer("cache", ObjectId())
+    assert await queue.offer("cache", ObjectId())
+    queue.close()
+
+
 async def test_a_pause_is_for_the_workers_of_one_database() -> None:
     """Not for those of another Feedlab, nor for somebody else's RQ workers, on the same Redis."""
     connection = stand_in()

@@ -1,6 +1,5 @@
 """The web edge: the JSON API, the pages, and what stands before both. It is composed here, once."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial

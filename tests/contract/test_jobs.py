@@ -15,6 +15,7 @@ from rq import SimpleWorker
 from app.models import StatusRow
 from app.stack import MemcachedDown, queue
 from app.stack.queue import worker as queue_worker
+from app.stack.queue.delivery_queue import AWAY_S
 from app.stack.queue.strict import StrictJob
 from app.watch.metrics import REGISTRY
 from phases.delivering import delivery
@@ -317,13 +318,13 @@ async def test_a_walk_whose_next_job_cannot_be_queued_goes_on_where_it_was(town:
 
     async def noted(self: Delivery, status: StatusRow, readers: list[ObjectId]) -> None:
         steps.append(readers)
+        town.clock.advance(AWAY_S)
         await put(self, status, readers)
 
     await town.post("zoe", "large")
     with (
         patch.object(jobs, "TURN_S", 0),
         patch.object(queue_worker, "OUTAGE_PAUSES_S", [0]),
-        patch.object(town.stack.queue._breaker, "_pause_s", 0),
         patch.object(town.stack.queue, "_offer", away),
         patch.object(Delivery, "put", noted),
     ):

@@ -732,8 +732,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "delivered after the first chunk",
         "5 outbox",
         "phases.p3_queue.deliver_in_worker",
-        "    if walk.after:  # the last follower reached; None at the end\n"
-        "        await delivery.queue_rest(walk)\n",
+        "    if walk.after:  # the last follower reached; None at the end\n        await delivery.queue_rest(walk)\n",
         "    await delivery.done(id)\n",
         _of(FIXED, "test_the_last_follower_has_it_too"),
     ),
@@ -786,7 +785,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a post waits for its queue",
         "5 outbox",
-        "app.stack.queue.delivery_queue.DeliveryQueue._offer_unless_away",
+        "app.stack.queue.delivery_queue.DeliveryQueue._call_unless_away",
         "except redis.RedisError as error:",
         "except ZeroDivisionError as error:",
         _of(RULES, "test_a_lost_enqueue_is_found_by_the_sweeper"),

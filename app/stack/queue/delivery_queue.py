@@ -57,18 +57,22 @@ class DeliveryQueue:
         return await _in(self._looking, self._call_unless_away, call, *args)
 
     def _call_unless_away(self, call: Any, *args: Any) -> Any:
-        """Call, in the thread, unless another call has just found Redis away. Raises QueueDown."""
+        """Call, in the thread, unless another call has just found Redis away. Raises QueueDown. Of many calls that wait
+        while Redis hangs, only the first ones find that out.
+        """
         if not self._breaker.lets_through():
             raise QueueDown("redis did not answer a moment ago")
         try:
             answer = call(*args)
         except redis.RedisError as error:
             self._breaker.failed()
+            self._outages.tell(True, f"what happens is queued by the sweeper, later, while Redis is away: {error}")
             raise QueueDown(f"redis: {error}") from error
         except ValueError as error:  # RQ cannot read what somebody has put there
             self._breaker.answered()
             raise QueueDown(f"redis: {error}") from error
         self._breaker.answered()
+        self._outages.tell(False, "what happens is queued at once again")
         return answer
 
     async def offer(self, consumer: str, happened: ObjectId) -> bool:
@@ -92,7 +96,7 @@ class DeliveryQueue:
     async def _queued(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         if self._breaker.is_open:
             raise QueueDown("redis did not answer a moment ago")
-        return bool(await _in(self._offering, self._offer_unless_away, consumer, happened, after))
+        return bool(await _in(self._offering, self._call_unless_away, self._offer, consumer, happened, after))
 
     async def withdraw(self, consumer: str, statuses: Sequence[ObjectId]) -> None:
         """Take the first steps of these statuses off the queue, except those that a worker has begun.
@@ -101,20 +105,6 @@ class DeliveryQueue:
         """
         with suppress(QueueDown):
             await self._call(jobs.withdraw, self.queues, self._prefix, consumer, statuses)
-
-    def _offer_unless_away(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
-        """Queue a step, in the thread. Of many calls that wait while Redis hangs, only the first ones find that out."""
-        if not self._breaker.lets_through():
-            raise QueueDown("redis did not answer a moment ago")
-        try:
-            is_new = self._offer(consumer, happened, after)
-        except redis.RedisError as error:
-            self._breaker.failed()
-            self._outages.tell(True, f"what happens is queued by the sweeper, later, while Redis is away: {error}")
-            raise QueueDown(f"redis: {error}") from error
-        self._breaker.answered()
-        self._outages.tell(False, "what happens is queued at once again")
-        return is_new
 
     def _offer(self, consumer: str, happened: ObjectId, after: ObjectId | None) -> bool:
         return jobs.offer(self.queues, self._prefix, consumer, happened, after)
