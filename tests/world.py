@@ -172,19 +172,14 @@ class World:
 
     @asynccontextmanager
     async def without_redis(self) -> AsyncIterator[None]:
-        import redis
-
-        def down(*_: object) -> None:
-            raise redis.ConnectionError("stopped by the test")
-
         def queue_down(*_: object) -> None:
+            self.stack.queue._breaker.failed()
             raise QueueDown("stopped by the test")
 
         async def sets_down(*_: object) -> None:
             raise SetsDown("stopped by the test")
 
         with ExitStack() as patches:
-            patches.enter_context(patch.object(self.stack.queue, "_offer", down))
             patches.enter_context(patch.object(self.stack.queue, "_call_unless_away", queue_down))
             for name in ("deliver", "read", "lease", "fill", "merge", "renew", "forget", "highest", "note", "sweep"):
                 patches.enter_context(patch.object(self.stack.sets, name, sets_down))
