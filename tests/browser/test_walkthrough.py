@@ -100,7 +100,7 @@ def test_a_listing_leads_to_its_line_in_the_whole_file(site: str, visitor: Visit
     page = visitor("digger", 375, "dark").page
     page.goto(f"{site}/walkthrough/push#the-array-that-grows")
     expect(page.get_by_role("heading", name="The array that grows")).to_be_in_viewport()
-    page.get_by_role("link", name="phases/keeping/entries.py").first.click()
+    page.get_by_role("link", name="phases/p2_push.py").last.click()
     expect(page.locator(".line:target")).to_contain_text("async def deliver")
     expect(page.locator(".line:target")).to_be_in_viewport()
     fits(page)

@@ -89,6 +89,7 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
     that answers so does it at once: without pauses that were thousands of commands.
     """
     pauses_s = iter(PAUSES_S)
+    refused: Exception | None = None
     with connected.in_time() as until_s:
         while True:
             sent_to_mongodb()
@@ -97,14 +98,15 @@ async def _on_a_snapshot(connected: Direct, command: Mapping[str, Any]) -> dict[
             except (AutoReconnect, OperationFailure) as error:
                 code, pause_s = getattr(error, "code", None), next(pauses_s, None)
                 soon = isinstance(error, AutoReconnect) or code in SERVER_SOON
+                if error.timeout and refused:
+                    raise refused from error  # it says more than that the time is over
                 if error.timeout or not (soon or code in ANOTHER_SNAPSHOT):
                     raise
                 if soon:
                     pause_s = min(pause_s or SOON_S, SOON_S)
+                refused = error if soon else NoSnapshot(f"MongoDB has no snapshot to read: its error {code}")
                 if pause_s is None or monotonic() + pause_s > until_s:
-                    if soon:
-                        raise
-                    raise NoSnapshot(f"MongoDB has no snapshot to read: its error {code}") from error
+                    raise refused from None if soon else error
             await asyncio.sleep(pause_s)
 
 
