@@ -301,6 +301,7 @@ def test_a_server_that_is_away_is_said_in_one_line(words: list[object], tmp_path
     assert "secret" not in line
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [("serve", "--port", 0), ("serve", "--port", 0, "--demo"), ("worker",)])
 def test_who_stays_waits_for_mongodb_and_gives_up_in_one_line(
     words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -364,6 +365,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert DataDirectory(tmp_path).owner() is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("worker",)], ids=" ".join)
 def test_a_port_for_prometheus_that_its_processes_cannot_have_is_named_by_their_parent(
     words: tuple[object, ...], tmp_path: Path

@@ -188,6 +188,7 @@ async def test_last_seen_moves_forward_and_is_written_once_a_minute(town: World)
     assert await seen() == gone
 
 
+@pytest.mark.thorough
 async def test_many_are_renewed_and_looked_up_in_one_round_trip(town: World) -> None:
     heard: list[ObjectId] = []
 
