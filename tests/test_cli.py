@@ -677,6 +677,12 @@ def test_doctor_sees_the_servers_that_run(tmp_path: Path) -> None:
             report = json.loads(feedlab("doctor", "--data", tmp_path, "--json").stdout)
         assert [server["source"] for server in report["servers"]] == started, "these run, whatever PATH has now"
         assert [server["state"] for server in report["servers"]] == ["answers"] * 3
+        note = json.loads((tmp_path / "servers.json").read_text())
+        (tmp_path / "servers.json").write_text(
+            json.dumps({key: value for key, value in note.items() if key != "sources"})
+        )
+        report = json.loads(feedlab("doctor", "--data", tmp_path, "--json").stdout)
+        assert all("earlier version" in server["source"] for server in report["servers"])
         with MongoClient[dict[str, object]](addresses.mongodb) as client:
             client.admin.command({"setParameter": 1, WINDOW: 300})
         result = feedlab("doctor", "--data", tmp_path)

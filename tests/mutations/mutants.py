@@ -456,6 +456,14 @@ MUTANTS: tuple[Mutant, ...] = (
         races=("follow x read, queue",),
     ),
     Mutant(
+        "each process sweeps from the first reader on",
+        "3 floor",
+        "phases.keeping.entries.Entries._cut_next",
+        'await floors.find_one({"_id": NOBODY}) or {"swept_to": FIRST_ID}',
+        '{"swept_to": FIRST_ID}',
+        _of(RULES, "test_sweeping_comes_to_everybody_however_often_processes_are_restarted"),
+    ),
+    Mutant(
         "a server that is away ends a sweep",
         "4 debt",
         "workers.sweeper._each",
