@@ -1,9 +1,10 @@
 """Home timelines in Memcached: one value per active reader, packed ids in front, a trailer at the end.
 
-| id delivered last | ... | id delivered first | trailer: state 4, floor 12, token 12, expires_at_ms 8 |
+| id delivered last | ... | id delivered first | trailer: state 4, floor 12, token 12, stored 2, expires_at_ms 6 |
 
-12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended; the read restores order and uniqueness.
-A placeholder has no floor yet: deliveries collect in it while its owner asks phase 1.
+12 bytes an id, so 800 ids and the trailer are 9.6 KB. Deliveries are prepended to the ids that were `stored` in order,
+as far as the trailer says; the read restores order and uniqueness. A placeholder has no floor yet: deliveries collect
+in it while its owner asks phase 1.
 
 What has expired by either clock, Memcached's or ours, is not delivered to any more. Memcached's clock stands still
 while its machine sleeps.
@@ -34,6 +35,7 @@ from phases.keeping.store import FORGOTTEN, AuthorIds, Container, Glance, Place,
 
 ID_BYTES = 12
 TRAILER = struct.Struct(">4s12s12sQ")
+EXPIRES_BITS = 48  # of the trailer's last field, of which the rest says how many ids were stored
 LIST, PLACEHOLDER = b"list", b"wait"
 NO_TOKEN = bytes(12)
 ATTEMPTS = 5  # rounds before giving up: a page does not wait for ever because a list is busy
@@ -66,15 +68,21 @@ class Value:
     expires_at_ms: int = 0
 
     def packed(self) -> bytes:
-        return b"".join(self.ids) + TRAILER.pack(self.state, self.floor, self.token, self.expires_at_ms)
+        last = len(self.ids) << EXPIRES_BITS | self.expires_at_ms
+        return b"".join(self.ids) + TRAILER.pack(self.state, self.floor, self.token, last)
 
     @classmethod
-    def unpacked(cls, raw: bytes) -> "Value":
-        """Return the value of these bytes, its ids newest first and each once."""
+    def unpacked(cls, raw: bytes, newest: int | None = None) -> "Value":
+        """Return the value of these bytes, its ids newest first and each once: all of them, or at least so many of the
+        `newest`, for which it looks only at these and at what was delivered since the value was stored.
+        """
         n = (len(raw) - TRAILER.size) // ID_BYTES
-        *ids, state, floor, token, expires_at_ms = struct.unpack(">" + f"{ID_BYTES}s" * n + TRAILER.format[1:], raw)
-        ids.sort(reverse=True)  # cheap: all but what was delivered lately is in order
-        return cls(state, ids if len(set(ids)) == n else sorted({*ids}, reverse=True), floor, token, expires_at_ms)
+        state, floor, token, last = TRAILER.unpack_from(raw, len(raw) - TRAILER.size)
+        stored, expires_at_ms = divmod(last, 1 << EXPIRES_BITS)
+        if newest is not None:
+            n = min(n, n - stored + newest)
+        ids = {*struct.unpack_from(f"{ID_BYTES}s" * n, raw)}
+        return cls(state, sorted(ids, reverse=True), floor, token, expires_at_ms)
 
     def with_ids(self, more: Iterable[bytes], cap: int) -> "Value":
         """Return the value with more ids merged, cut to the newest `cap`; what is cut off raises the floor."""
@@ -113,7 +121,7 @@ class Lists(InMemory):
             )
         except MemcachedDown:
             return Glance()  # nobody knows
-        value = self._living(found)
+        value = self._living(found, place)
         if found is None or value is None:
             return None
         part = value.slice(place)
@@ -149,7 +157,7 @@ class Lists(InMemory):
         first = self._first.of(place, found[0]) if found else None
         if first and not self.is_due(first.expires_at_ms):
             return first.slice
-        value = self._living(found)
+        value = self._living(found, place)
         if found is None or value is None or value.state == PLACEHOLDER:
             return None
         raw, version = found
@@ -158,7 +166,8 @@ class Lists(InMemory):
             active, followees = await self.admit_again(reader)
             more = await self.pulled_ids([reader, *followees])
             if not self._is_over(value):  # else the activity may have ended before it began again
-                await self._swap(at, self._renewed(value, active.until, more), version)
+                whole = Value.unpacked(raw)
+                await self._swap(at, self._renewed(whole, active.until, more), version)
         else:
             self._first.keep(place, First(raw, place.n, part, value.expires_at_ms))
         return part
@@ -258,9 +267,10 @@ class Lists(InMemory):
             return True
         return None if value.state == PLACEHOLDER else False
 
-    def _living(self, found: tuple[bytes, object] | None) -> Value | None:
-        """Return what was found, unless it has expired by our clock."""
-        value = Value.unpacked(found[0]) if found else None
+    def _living(self, found: tuple[bytes, object] | None, place: Place | None = None) -> Value | None:
+        """Return what was found, unless it has expired by our clock; as much of it as a first `place` takes."""
+        newest = place.n if place and place.before == LAST_ID else None
+        value = Value.unpacked(found[0], newest) if found else None
         return None if value is None or self._is_over(value) else value
 
     def _is_over(self, value: Value) -> bool:

@@ -9,6 +9,8 @@ from unittest.mock import AsyncMock, patch
 
 import pytest
 from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
 from pymongo.errors import OperationFailure
 
 from app.access import Entry
@@ -23,6 +25,7 @@ from phases.home import memory
 from phases.home.candidates import KeptThenQuery, Slice
 from phases.home.page import SPARE, Filling, enough
 from phases.keeping.activity import ActiveReaders
+from phases.keeping.in_memory import RENEW_AFTER
 from phases.keeping.lists import ID_BYTES, LIST, SURPLUS, Lists, Value, key
 from phases.keeping.recipients import Admitted
 from phases.keeping.store import Container, Place, Recent, Returning
@@ -195,6 +198,7 @@ async def test_what_is_pending_below_the_floor_is_shown_once(town: World) -> Non
         assert await town.walk("ann", phase, limit=20) == texts[::-1], phase
 
 
+@pytest.mark.parametrize("settings", [{"cap": 16}])  # more than a page of 3 looks at
 async def test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody(town: World) -> None:
     cap = town.stack.config.cap
     for n in range(int(cap * SURPLUS) + 1):
@@ -208,6 +212,13 @@ async def test_a_list_that_is_too_long_is_cut_by_a_process_that_knows_nobody(tow
         assert found
         assert len(Value.unpacked(found[0]).ids) == kept
         await Timelines(town.stack).page(town.ids["ann"], phase=CACHE.slug, limit=3)
+    town.clock.advance(town.stack.config.timeline_ttl_s * (RENEW_AFTER + 0.1))
+    await Timelines(town.stack).page(town.ids["ann"], phase=CACHE.slug, limit=3)
+    renewed = await town.stack.memcached.gets(at)
+    assert renewed
+    assert found
+    assert renewed[0] != found[0]
+    assert Value.unpacked(renewed[0]).ids == Value.unpacked(found[0]).ids
 
 
 async def test_a_list_that_has_an_id_again_and_again_is_cut(town: World) -> None:
@@ -237,6 +248,20 @@ async def test_a_list_counts_an_id_once() -> None:
     place = Place(Container("lists", FIRST_ID), ObjectId(), LAST_ID, 10)
     assert [entry.id for entry in kept.slice(place).entries] == sorted(ids, reverse=True)
     assert kept.with_ids((), cap=3).floor == FIRST_ID.binary
+
+
+@given(
+    st.sets(st.integers(0, 40), max_size=20),
+    st.lists(st.integers(0, 40), max_size=10),
+    st.integers(1, 12),
+)
+def test_the_newest_ids_of_a_list_are_those_of_all_of_it(stored: set[int], delivered: list[int], newest: int) -> None:
+    """Rule 6. In whatever order they are delivered, and however often."""
+    front, back = ([bytes(11) + bytes([n]) for n in each] for each in (delivered, sorted(stored, reverse=True)))
+    ids, raw = [*front, *back], b"".join(front) + Value(LIST, back, FIRST_ID.binary, expires_at_ms=7).packed()
+    of_all, some = Value.unpacked(raw), Value.unpacked(raw, newest)
+    assert of_all.ids == sorted({*ids}, reverse=True)
+    assert (some.ids[:newest], some.expires_at_ms, of_all.expires_at_ms) == (of_all.ids[:newest], 7, 7)
 
 
 @pytest.mark.parametrize("phase", IN_WORKER)
