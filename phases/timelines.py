@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from bson import ObjectId
 
@@ -266,10 +267,13 @@ class Timelines:
             return {}  # nothing can be taken from a queue that is away
 
 
+_reads, _lookups = cache(metrics.READS.labels), cache(metrics.LOOKUPS.labels)  # each page counts, in a few ways
+
+
 def _counted(phase: Phase, page: Page) -> Page:
-    metrics.READS.labels(page.phase, page.source).inc()
+    _reads(page.phase, page.source).inc()
     if phase.keeps:
-        metrics.LOOKUPS.labels(page.phase, _lookup(page)).inc()
+        _lookups(page.phase, _lookup(page)).inc()
     if page.source == "rebuilt":
         metrics.REBUILDS.labels(page.phase).inc()
     return page

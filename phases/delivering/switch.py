@@ -113,7 +113,7 @@ class Switch:
         return [c for c in settings.containers if c.until is None and c.kept in self._stores]
 
     def _is_delivered_to(self, settings: Settings, kept: str) -> bool:
-        return kept in delivered_to(settings.delivering, self._keeps)
+        return any(self._keeps.get(slug) == kept for slug in settings.delivering)
 
     def _reaches(self, container: Container) -> bool:
         return container.nodes in (None, self._stores[container.kept].nodes)

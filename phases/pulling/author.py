@@ -52,7 +52,7 @@ class Authors:
     def __init__(self, stack: Stack) -> None:
         self._db, self._config, self._clock = stack.db, stack.config, stack.clock
         self._known: TTLCache[ObjectId, Author] = TTLCache(REMEMBERED, AGE_S, timer=stack.clock.monotonic)
-        self._untold: Counter[str] = Counter()  # pages and posts by the hour
+        self._untold: Counter[tuple[str, datetime]] = Counter()  # pages and posts by the hour
         self._counts: TTLCache[str, tuple[int, int]] = TTLCache(1, AGE_S, timer=stack.clock.monotonic)
 
     async def known(self, author: ObjectId) -> Author:
@@ -113,13 +113,14 @@ class Authors:
 
     def count(self, what: str, n: int = 1) -> None:
         """Count pages or posts. Whoever reads or posts waits for nothing: `store_counts` comes later."""
-        self._untold[f"{what}.{_hour(self._clock.now())}"] += n
+        self._untold[what, self._clock.now().replace(minute=0, second=0, microsecond=0)] += n
 
     async def store_counts(self) -> None:
         """Store what was counted here since the last call. It is lost where a server is away: it is a statistic."""
         counts, self._untold = self._untold, Counter()
         if counts:
-            change = {"$inc": dict(counts), "$min": {"since": self._clock.now()}}
+            by_hour = {f"{what}.{_hour(hour)}": n for (what, hour), n in counts.items()}
+            change = {"$inc": by_hour, "$min": {"since": self._clock.now()}}
             await self._db[SETTINGS].update_one({"_id": READS}, change, upsert=True)
 
     async def sweep(self) -> None:
