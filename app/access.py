@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, get_args
 from bson import ObjectId
 
 from app.edges import OwnEdges, Reader, View
-from app.models import Audience, StatusRow, like_key
+from app.models import Audience, StatusRow, change_tag, like_key
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
 
@@ -77,12 +77,17 @@ async def shown_among(
     while missing := view.missing(statuses):
         view.learn(await together(db, **missing, gone=deleted_among(statuses)))
     reader = view.reader()
-    return [s for s in statuses if s.id not in view.gone and shows(s, reader)]
+    there = [s for s in statuses if s.id not in view.gone] if view.gone else statuses
+    return [s for s in there if shows(s, reader)]
 
 
 def deleted_among(statuses: Sequence[StatusRow]) -> Find:
-    deleted = {"changed": {"$in": [status.id for status in statuses]}, "deleted": True}
-    return Find("statuses", deleted, ("changed",), len(statuses), by="changed")
+    """Return the look-up of which of these are `deleted`, among those that have changed."""
+    return changed_among([status.id for status in statuses], ("_id", "deleted"))
+
+
+def changed_among(ids: Sequence[ObjectId], fields: tuple[str, ...]) -> Find:
+    return Find.tagged("statuses", [change_tag(id) for id in ids], fields, len(ids))
 
 
 def statuses_shown(
@@ -93,7 +98,7 @@ def statuses_shown(
     """
     if not ids:
         return {}
-    unknown = [id for id in ids if id not in known]
+    unknown = [id for id in ids if id not in known] if len(known) < len(ids) else []
     statuses = {"statuses": statuses_by_id(unknown, SHOWN)} if unknown else {}
     return {**statuses, "liked": liked_among(reader, ids)}
 

@@ -29,17 +29,17 @@ from pymongo.collection import Collection
 from pymongo.database import Database as Blocking
 from pymongo.errors import PyMongoError
 
-from app import __version__
+from app import __version__, models
 from app.clock import Clock
 from app.config import Config
 from app.demo.progress import Progress, silent
 from app.errors import Refused
-from app.models import DOCUMENTS, HOME, SETTINGS
+from app.models import HOME, SETTINGS
 from app.servers.urls import masked
 from app.stack import Addresses, DeliveryQueue, QueueDown, Stack, connected, opened, said_by_a_driver, schema
 from app.stack.bus import web_processes
 from app.stack.mongodb.connection import preflight
-from app.stack.mongodb.whole import BACKUP, HISTORY, Row, batches, blocking, history_kept, insert_batch
+from app.stack.mongodb.whole import BACKUP, HISTORY, Row, batches, blocking, history_kept, insert_batch, sizes
 from phases.timelines import Timelines
 from workers.tailer import DOCUMENT as STREAM
 
@@ -50,7 +50,7 @@ HEADER_BYTES = 4_096
 FRAME = struct.Struct(">BI")
 LEVEL = 1  # of gzip: higher ones take far longer for a file that is little smaller
 READ_BYTES = 1024 * 1024
-COLLECTIONS = (SETTINGS, *(document.Settings.name for document in DOCUMENTS))
+COLLECTIONS = (SETTINGS, *models.COLLECTIONS)
 
 
 class Header(BaseModel):
@@ -275,14 +275,13 @@ async def _lost(stack: Stack) -> Mapping[str, int]:
     some.
     """
     there = await stack.db.list_collection_names()
-    ours = [name for name in there if _is_ours(name)]
-    counts = {name: await stack.db[name].estimated_document_count() for name in sorted(ours)}
+    counts = await sizes(stack.db, sorted(filter(_is_ours, there)))
     return {name: number for name, number in counts.items() if number}
 
 
 def _is_ours(collection: str) -> bool:
     """Return whether a collection is ours, and not the settings."""
-    return collection in COLLECTIONS[1:] or collection.startswith(HOME)
+    return collection in (*COLLECTIONS[1:], schema.VERSIONS_OF_3) or collection.startswith(HOME)
 
 
 async def _prefix(stack: Stack) -> str | None:

@@ -19,9 +19,19 @@ from typing import Any, NamedTuple
 from bson import ObjectId
 
 from app.clock import FIRST_ID, LAST_ID, Clock
-from app.edges import DEPARTURES, NAMES, VERSIONS, another_version, change_edges, version_in, version_of
+from app.edges import (
+    DEPARTURES,
+    NAMES,
+    VERSIONS,
+    another_version,
+    change_edges,
+    new_versions,
+    version_in,
+    version_key,
+    version_of,
+)
 from app.errors import TooMany
-from app.models import HOME, like_key
+from app.models import HOME, NOBODY, like_key
 from app.stack import Hint, Stack, outages_told
 from app.stack.bus import Bus
 from app.stack.cost import uncounted
@@ -73,10 +83,10 @@ async def depart(db: Database, clock: Clock, person: ObjectId) -> None:
         raise TooMany("Too many accounts are being deleted at this moment.", LINGER_S)
 
     async def mark(inside: Transaction) -> None:
-        names = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
+        names = await inside[VERSIONS].find_one(version_key(NAMES), {"version": 1})
         assert names, "it has just been raised"
         await inside[VERSIONS].update_one(
-            {"_id": person}, {"$set": {"closed": True, "tokens": ObjectId()}}, upsert=False
+            version_key(person), {"$set": {"closed": True, "tokens": ObjectId()}}, upsert=False
         )
         await inside["inboxes"].update_one({"_id": person}, {"$set": {"closed": True}}, upsert=True)
         blank = {"name": NAME, "found_by": [], "deleted": True, "renamed": names["version"]}
@@ -229,11 +239,13 @@ async def _edges(db: Database, edges: EdgeRows, person: ObjectId) -> bool:
 async def _change_versions(inside: Transaction, readers: list[ObjectId]) -> None:
     """Change the versions of these readers. One who has none yet, as seeded people do, gets the first one now."""
     versions = inside[VERSIONS]
-    there = {row["_id"] for row in await versions.find({"_id": {"$in": readers}}, {"_id": 1}, len(readers))}
-    await versions.update_many({"_id": {"$in": sorted(there)}}, another_version())
-    for reader in readers:
-        if reader not in there:
-            await versions.insert_one({"_id": reader, **another_version()["$set"]})
+    keys = [version_key(reader) for reader in readers]
+    theirs = {"user_id": NOBODY, "_id": {"$in": [key["_id"] for key in keys]}}
+    there = {row["_id"] for row in await versions.find(theirs, {"_id": 1}, len(keys))}
+    await versions.update_many({**theirs, "_id": {"$in": sorted(there)}}, another_version())
+    for reader, key in zip(readers, keys, strict=True):
+        if key["_id"] not in there:
+            await versions.insert_one({**key, **new_versions(reader), **another_version()["$set"]})
 
 
 async def _named_by_readers(db: Database, person: ObjectId) -> bool:

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.clock import FIRST_ID
 from app.errors import NoAccount
-from app.models import Departure, EdgeVersion, StatusRow
+from app.models import NOBODY, Departure, EdgeVersion, StatusRow, versions_tag
 from app.same import IDS
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.find import Find, Rows, together
@@ -29,6 +29,8 @@ FOLLOWEES_AT_ONCE = 20_000
 NAMES = FIRST_ID  # nobody's id: its version is raised by every change of a name, and by the end of an account
 MARKERS = ObjectId(bytes(11) + b"\1")  # nobody's id, too: raised by every new marker of a pulled author
 LATE = ObjectId(bytes(11) + b"\2")  # nobody's id, too: its version changes when a status becomes pending late
+NEVER: Mapping[str, Any] = {}  # nothing has been raised yet
+OF_NOBODY = versions_tag(NAMES), versions_tag(MARKERS), versions_tag(LATE)
 
 
 # The version of a reader's edges: 0 before the first change, then an id, which never comes back, in a restored database
@@ -99,11 +101,21 @@ def departed_among(people: Sequence[ObjectId]) -> Find:
     return Find(DEPARTURES, {"_id": {"$in": people}}, ("_id",), len(people))
 
 
+def version_key(whose: ObjectId) -> dict[str, Any]:
+    """Return what the document with somebody's versions is named by: its id, with the shard key."""
+    return {"_id": versions_tag(whose), "user_id": NOBODY}
+
+
+def new_versions(whose: ObjectId) -> dict[str, Any]:
+    """Return what the document with somebody's versions has from its beginning, beside the key."""
+    return {"pending": [versions_tag(whose)]}
+
+
 def version_of(nobody: ObjectId) -> Find:
     """Return the look-up of the version of NAMES, of MARKERS or of LATE; `version_in` reads the answer to the first
     two.
     """
-    return Find(VERSIONS, {"_id": nobody}, ("version",), 1)
+    return Find.tagged(VERSIONS, [versions_tag(nobody)], ("version",), 1)
 
 
 def version_in(rows: Rows) -> int:
@@ -127,14 +139,22 @@ class Versions(NamedTuple):
 
 
 def versions_of(reader: ObjectId) -> Find:
-    whose = [NAMES, MARKERS, LATE, reader]
-    return Find(VERSIONS, {"_id": {"$in": whose}}, ("_id", "version", "likes", "tokens"), len(whose), by="_id")
+    return _tagged_versions((*OF_NOBODY, versions_tag(reader)))
+
+
+def versions_of_all(people: Sequence[ObjectId]) -> Find:
+    """Return the look-up of the versions of several readers, without those that are nobody's."""
+    return _tagged_versions([versions_tag(person) for person in people])
+
+
+def _tagged_versions(tags: Sequence[str]) -> Find:
+    return Find.tagged(VERSIONS, tags, ("_id", "version", "likes", "tokens"), len(tags))
 
 
 def versions_in(rows: Rows) -> Versions:
-    by_id = {row["_id"].binary: row for row in rows}
-    names, markers, late = (by_id.pop(id.binary, {}) for id in (NAMES, MARKERS, LATE))
-    own: Mapping[str, Any] = next(iter(by_id.values()), {})
+    by_tag: dict[str, Mapping[str, Any]] = {row["_id"]: row for row in rows}
+    names, markers, late = [by_tag.pop(tag, NEVER) for tag in OF_NOBODY]
+    own = next(iter(by_tag.values()), NEVER)
     return Versions(
         edges=own.get("version", 0),
         likes=int(own.get("likes", 0)),
@@ -208,7 +228,7 @@ class View:
 
     def learn(self, answers: Mapping[str, Rows]) -> None:
         """Take in the answers to what was missing last. After a change of version everything before counts no more."""
-        self.gone |= {row["changed"] for row in answers.get("gone", ())}
+        self.gone |= {row["_id"] for row in answers.get("gone", ()) if row["deleted"]}
         version = versions_in(answers["versions"]).edges
         if self.edges.version is None:
             self.edges.version = version
@@ -373,7 +393,8 @@ async def change_tokens(db: Database, person: ObjectId, work: Callable[[Transact
 
     async def versioned(inside: Transaction) -> T:
         done = await work(inside)
-        await inside[VERSIONS].update_one({"_id": person}, {"$set": {"tokens": ObjectId()}}, upsert=True)
+        change = {"$set": {"tokens": ObjectId()}, "$setOnInsert": new_versions(person)}
+        await inside[VERSIONS].update_one(version_key(person), change, upsert=True)
         return done
 
     return await transaction(db, versioned)
@@ -384,11 +405,21 @@ def another_version() -> dict[str, Any]:
     return {"$set": {"version": ObjectId()}}
 
 
+async def raise_version(db: Database, nobody: ObjectId) -> None:
+    """Give the version of nobody another value, outside of a transaction."""
+    change = {**another_version(), "$setOnInsert": new_versions(nobody)}
+    try:
+        await db[VERSIONS].update_one(version_key(nobody), change, upsert=True)
+    except DuplicateKeyError:  # somebody else was faster to insert it: MongoDB tries again for a query by `_id` alone
+        await db[VERSIONS].update_one(version_key(nobody), change, upsert=True)
+
+
 async def change_version(inside: Transaction, reader: ObjectId, change: dict[str, Any]) -> None:
     """Change a version of a reader's. Raises NoAccount for somebody whose account is deleted: the end of it writes the
     same document, so either comes before the other.
     """
     try:
-        await inside[VERSIONS].update_one({"_id": reader, "closed": {"$exists": False}}, change, upsert=True)
+        open_still = {**version_key(reader), "closed": {"$exists": False}}
+        await inside[VERSIONS].update_one(open_still, {**change, "$setOnInsert": new_versions(reader)}, upsert=True)
     except DuplicateKeyError:  # it is there, and closed
         raise NoAccount(reader) from None

@@ -215,22 +215,51 @@ class CircleMember(Base):
         keep_nulls = False
 
 
-class EdgeVersion(Base):
+NOBODY = ObjectId(bytes(12))  # the id of nobody
+
+
+FIRST_NAME = "a"  # no name of a consumer comes before it, and every tag does
+
+
+def change_tag(status: ObjectId) -> str:
+    """Return the tag of a status that has changed: what a look finds it by, in `pending`."""
+    return "#" + status.binary.hex()
+
+
+def versions_tag(reader: ObjectId) -> str:
+    """Return the tag of a reader's versions."""
+    return "@" + reader.binary.hex()
+
+
+def whose_versions(tag: str) -> ObjectId:
+    return ObjectId(tag[1:])
+
+
+class EdgeVersion(Document):
     """The version of a reader's edges, the follows, blocks, circles and mutes that decide what they see: another id
-    after each change; and how often what they like has changed. `_id`: the reader's, or one of three that are nobody's:
-    for the names of everybody and for the markers of pulled authors, whose `version` says how often these have changed,
-    and for statuses that become pending late, another id after each.
+    after each change; and how often what they like has changed. `_id`: the tag of the reader, or of one of three that
+    are nobody: for the names of everybody and for the markers of pulled authors, whose `version` says how often these
+    have changed, and for statuses that become pending late, another id after each.
     `closed`: the account is deleted, and its edges and likes change no more. `tokens`: another id whenever one of the
     person's tokens was given out or ended.
+
+    They stand among the statuses, whose index `pending` so answers all that a page looks at: what is pending, what has
+    changed, and these. A look is one `find`, which costs MongoDB a third less than one of three parts. `pending`: the
+    tag alone. `user_id`: nobody's, so no author has them, and they have a shard key.
     """
 
+    id: str = Field(alias="_id")  # type: ignore[assignment]
+    user_id: ObjectId = NOBODY
+    pending: list[str]
     version: int | ObjectId = 0
     likes: int = 0
     tokens: ObjectId | None = None
     closed: Literal[True] | None = None
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     class Settings:
-        name = "edge_versions"
+        name = "statuses"
         indexes: ClassVar[list[IndexModel]] = []
 
 
@@ -251,11 +280,11 @@ class Departure(Base):
 class Status(Base):
     """A status, stored once, whatever the phases do with its id.
 
-    `pending`: the consumers that still have to handle it; absent or empty when none has. Phases deliver it.
+    `pending`: the consumers that still have to handle it; phases deliver it. And its tag, once it has been liked or
+    deleted, for whoever remembers it. Absent or empty when there is nothing of it.
     `pulled`: phase 6 never delivers it, its readers ask for it. Written by the insert and by nothing else.
     `idempotency_key`: `<author>:<key>`.
     `likes`: how many people like it; absent until somebody does.
-    `changed`: the own id, once it has been liked or deleted. Its index holds no others, and answers what has changed.
     `deleted`: a tombstone without text, so that a late retry with the same idempotency key does not post it again.
     """
 
@@ -265,7 +294,6 @@ class Status(Base):
     pending: list[str] | None = None
     pulled: Literal[True] | None = None
     likes: int | None = None
-    changed: ObjectId | None = None
     deleted: bool = False
     idempotency_key: str | None = None
 
@@ -282,18 +310,13 @@ class Status(Base):
             ),
             IndexModel(
                 [("pending", ASCENDING), ("user_id", ASCENDING), ("_id", DESCENDING)],
-                name="pending_by_author",
-                partialFilterExpression={"pending": {"$gt": ""}},
+                name="pending_of_authors",
+                partialFilterExpression={"pending": {"$gte": FIRST_NAME}},  # no tag alone
             ),
             IndexModel(
                 [("pulled", ASCENDING), ("user_id", ASCENDING), ("_id", DESCENDING)],
                 name="pulled_by_author",
                 partialFilterExpression={"pulled": True},
-            ),
-            IndexModel(
-                [("changed", ASCENDING), ("likes", ASCENDING), ("deleted", ASCENDING)],
-                name="changed",
-                partialFilterExpression={"changed": {"$exists": True}},
             ),
             IndexModel("idempotency_key", unique=True, sparse=True),
         ]
@@ -533,3 +556,4 @@ DOCUMENTS = (
     User, Token, Ticket, Follow, ActiveReader, Block, Mute, CircleMember, EdgeVersion, Departure, HeavyAuthor, Status,
     Like, Event, Notification, Conversation, Message, Image, Inbox,
 )  # fmt: skip
+COLLECTIONS = tuple(dict.fromkeys(document.Settings.name for document in DOCUMENTS))  # two share one

@@ -15,7 +15,8 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from app.edges import MARKERS, NAMES, VERSIONS
+from app.edges import LATE, MARKERS, NAMES
+from app.models import change_tag, versions_tag
 from app.servers.probe import dial
 from app.stack import DeliveryQueue
 from phases.keeping.activity import ACTIVE
@@ -215,21 +216,10 @@ def ask_of_a_page(
     """Ask what a page that is remembered asks, without making one: first MongoDB whether anything is pending or has
     changed, by one command on a snapshot, then for the list, which is stored `at` a key. Return its length in bytes.
     """
-    questions: list[dict[str, Any]] = [
-        {"$match": {"pending": pending}},
-        {"$sort": {"_id": -1}},
-        {"$limit": len(shown)},
-        {"$project": {"user_id": 1}},
-        _beside(VERSIONS, {"_id": {"$in": [NAMES, MARKERS, reader]}}, {"version": 1, "likes": 1}),
-        _beside("statuses", {"changed": {"$in": shown}}, {"changed": 1, "deleted": 1, "likes": 1}),
-    ]
-    cursor, as_of_now = {"batchSize": READ_AT_ONCE}, {"level": "snapshot"}
-    _rows(db, {"aggregate": "statuses", "pipeline": questions, "cursor": cursor, "readConcern": as_of_now})
+    tags = [pending, *map(versions_tag, (NAMES, MARKERS, LATE, reader)), *map(change_tag, shown)]
+    as_of_now = {"level": "snapshot"}
+    _find(db, "statuses", {"pending": {"$in": tags}}, limit=len(tags) + len(shown), readConcern=as_of_now)
     return len(memcached.get(at))
-
-
-def _beside(collection: str, query: dict[str, Any], fields: dict[str, int]) -> dict[str, Any]:
-    return {"$unionWith": {"coll": collection, "pipeline": [{"$match": query}, {"$project": fields}]}}
 
 
 def read_plain_in(db: RawDatabase, reader: ObjectId, limit: int) -> int:

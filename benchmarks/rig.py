@@ -25,7 +25,7 @@ from app.demo.progress import Progress, silent
 from app.demo.seed import World, empty, insert, insert_follows
 from app.edges import MARKERS, NAMES, VERSIONS, another_version, change_edges
 from app.errors import Refused
-from app.models import ActiveReader, CircleMember, Follow, HeavyAuthor, Status, User
+from app.models import NOBODY, ActiveReader, CircleMember, Follow, HeavyAuthor, Status, User, versions_tag
 from app.servers.borrow import servers_of
 from app.servers.children import OURS, Child, stop_together
 from app.servers.datadir import DataDirectory
@@ -199,7 +199,7 @@ class Rig:
             await self.long_away()
         with housekeeping():
             await db["blocks"].delete_many({})
-            readers = {"_id": {"$nin": [NAMES, MARKERS]}}
+            readers = {"user_id": NOBODY, "_id": {"$nin": [versions_tag(NAMES), versions_tag(MARKERS)]}}
             await db[VERSIONS].update_many(readers, another_version())  # nobody goes by what they remember of it
         await self.pull_nobody()
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bson import Binary, ObjectId
 from pymongo import UpdateMany
 
-from app.edges import VERSIONS
+from app.edges import VERSIONS, new_versions, version_key
 from app.models import Token
 from app.stack import Stack
 from app.stack.mongodb.write import housekeeping
@@ -41,7 +41,14 @@ class Given(NamedTuple):
             }
             for person, token in zip(people, tokens, strict=True)
         ]
-        versions = [UpdateMany({"_id": person}, {"$set": {"tokens": ObjectId()}}, upsert=True) for person in people]
+        versions = [
+            UpdateMany(
+                version_key(person),
+                {"$set": {"tokens": ObjectId()}, "$setOnInsert": new_versions(person)},
+                upsert=True,
+            )
+            for person in people
+        ]
         return cls(tokens, documents, versions)
 
 

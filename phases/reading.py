@@ -234,9 +234,10 @@ class Reading:
             finds |= backfills.owed_to(edges.reader)
         # Only what has changed is looked up of statuses that others have been shown, too.
         known = seen.statuses or self._statuses.among(start.glance.ids)
-        finds |= changes_of(known)
-        if not seen.statuses:
-            finds |= statuses_shown(edges.reader, start.glance.ids, known)
+        if seen.statuses:
+            finds |= seen.changes
+        else:
+            finds |= changes_of(known) | statuses_shown(edges.reader, start.glance.ids, known)
         if not start.is_remembered:
             finds |= view.missing(list(known.values()))
         answers = await together(self._db, **finds, **self._store(place.container).finds(place))
@@ -292,7 +293,7 @@ class Reading:
         basis = Basis(first.packed, first.floor, request.limit, look.versions.edges, view.departed)
         if same := start.seen.judged_before(basis, look.rows, look.answers):
             if not same.made_of.is_from(made_of.kept, made_of.waiting):  # what was pending has been delivered
-                self._pages.keep(request.reader, start.seen._replace(judged=same._replace(made_of=made_of)))
+                self._pages.keep(request.reader, replace(start.seen, judged=same._replace(made_of=made_of)))
             return Page(request.phase.slug, same.shown, same.next, "list", versions=look.versions)
         following = Following(self._db, request.reader, self._edges, look.versions)
         query = HomeTimeline(self._db, request.reader, following)

@@ -41,7 +41,6 @@ SHARD_KEYS: dict[str, tuple[str, ...]] = {
     "circles": ("owner", "member"),
     "blocks": ("blocker", "blocked"),
     "mutes": ("muter", "muted"),
-    "edge_versions": ("_id",),
     "active_readers": ("_id",),
     "departures": NOWHERE,
     "heavy_authors": NOWHERE,
@@ -67,13 +66,16 @@ class Scattered(NamedTuple):
 
 SCATTERED: tuple[Scattered, ...] = (
     Scattered("statuses", ("_id",), "statuses by id alone: lists hold bare ids, see below"),
-    Scattered("statuses", ("changed", "deleted"), "which statuses of a page have been deleted: as above"),
-    Scattered("statuses", ("changed",), "what has changed of a page that a process remembers: as above"),
     Scattered(
         "statuses", ("_id", "pending"), "a delivery's status, and its entry that is taken off: jobs carry bare ids"
     ),
     Scattered("statuses", ("_id", "deleted"), "a like is counted on a status that is named by its id"),
-    Scattered("statuses", ("pending",), "the newest pending of all: a few entries of an index from each shard"),
+    Scattered(
+        "statuses",
+        ("pending",),
+        "the newest pending of all, and by tags what of a page has changed, and versions: a few entries of an index "
+        "from each shard",
+    ),
     Scattered("follows", ("followee", "follower"), "a delivery's followers: every shard walks its own in parallel"),
     Scattered("follows", ("followee",), "how many followers somebody has, and who: their page and no other"),
     Scattered("circles", ("debt", "member"), "whose circles owe the reader a backfill: an index that is all but empty"),

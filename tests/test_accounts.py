@@ -15,6 +15,7 @@ import pytest
 from app import accounts as module
 from app.accounts import Accounts, Caller
 from app.config import DAY_S, Config
+from app.edges import VERSIONS, version_key
 from app.errors import Conflict, Invalid, TooMany, WrongPassword
 from app.models import Account, Token, User
 from app.stack import Stack, connected
@@ -164,7 +165,7 @@ async def test_a_token_may_end_while_it_is_looked_up(
 async def test_a_token_of_before_there_were_versions_is_looked_up_each_time(accounts: Accounts, stack: Stack) -> None:
     user = await accounts.sign_up("ann", None, PASSWORD)
     token, _ = await accounts.new_token(user.id)
-    await stack.db["edge_versions"].delete_many({})
+    await stack.db[VERSIONS].delete_many(version_key(user.id))
     for _ in range(2):
         assert await accounts.authenticate(token)
     await stack.db["tokens"].delete_many({})

@@ -21,7 +21,7 @@ from app.config import Config
 from app.demo.graph import powerlaw
 from app.demo.seed import seed
 from app.errors import Refused
-from app.models import User
+from app.models import NOBODY, User
 from app.servers.datadir import DataDirectory
 from app.stack import Addresses, connected, schema
 from app.stack.bus import Listener
@@ -72,7 +72,8 @@ class System:
         """What some readers see, which every phase agrees about, cold and warm, with the oracle."""
         async with self.process() as world:
             names = ("statuses", "follows", "blocks", "circles", "mutes")
-            documents = {name: await world.stack.db[name].find().to_list(None) for name in names}
+            told = {"user_id": {"$ne": NOBODY}}  # no versions of readers
+            documents = {name: await world.stack.db[name].find(told).to_list(None) for name in names}
             oracle: Oracle[ObjectId] = Oracle.of(**documents)
             shown = {str(reader): oracle.timeline(reader) for reader in self.people[:READERS]}
             for _ in ("as it is", "warm"):

@@ -41,7 +41,7 @@ def texts(found: list[Any]) -> list[str]:
 
 
 async def statuses(world: World) -> list[dict[str, Any]]:
-    return await world.stack.db["statuses"].find().sort("_id", 1).to_list(None)
+    return await world.stack.db["statuses"].find({"text": {"$exists": True}}).sort("_id", 1).to_list(None)
 
 
 async def as_told(world: World) -> AsyncGenerator[dict[str, Any], None]:

@@ -33,7 +33,7 @@ from pymongo.write_concern import WriteConcern
 
 from app.accounts import Accounts
 from app.config import DAY_S, Config
-from app.edges import MARKERS, NAMES, VERSIONS, change_edges
+from app.edges import MARKERS, NAMES, VERSIONS, change_edges, new_versions, raise_version, version_key
 from app.errors import Conflict, NotFound
 from app.inbox.pictures import Pictures
 from app.models import DOCUMENTS
@@ -68,11 +68,11 @@ from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.whole import WINDOW, blocking
 from app.stack.mongodb.write import (
     DUPLICATE_KEY,
-    _unless_there,
     create_clustered,
     housekeeping,
     insert_missing,
     prepare,
+    unless_there,
 )
 from app.stack.outage import UNAVAILABLE, is_away, said_by_a_driver
 from tests.dates import NOON, ManualClock
@@ -225,7 +225,7 @@ async def test_a_transaction_comes_before_or_after_another_one(world: World) -> 
     await asyncio.gather(*(change_edges(world.stack.db, ids, insert) for _ in range(8)))
     assert await world.stack.db["blocks"].count_documents({"blocker": ids[0]}) == 1
     for id in ids:
-        version = await world.stack.db[VERSIONS].find_one({"_id": id})
+        version = await world.stack.db[VERSIONS].find_one(version_key(id))
         assert version
         assert version["version"] == 8
 
@@ -251,8 +251,8 @@ async def test_a_transaction_that_somebody_else_holds_up_gives_up(servers: Addre
             await asyncio.wait([dying])
             goes_on.set()  # nobody waits for it any more, and it is made to its end
             await change_edges(stack.db, [id], nothing)
-            version = await stack.db[VERSIONS].find_one({"_id": id})
-            assert version == {"_id": id, "version": 2}
+            version = await stack.db[VERSIONS].find_one(version_key(id))
+            assert version == {**version_key(id), **new_versions(id), "version": 2}
         finally:
             goes_on.set()
             await stack.db.client.drop_database("test_transactions")
@@ -276,8 +276,8 @@ async def test_a_transaction_whose_time_is_over_holds_nothing_up(servers: Addres
             await change_edges(stack.db, [NAMES], slow)
         with patch("app.stack.mongodb.transaction.TRANSACTION_S", 2.0):
             await change_edges(stack.db, [NAMES], nothing)
-        version = await stack.db[VERSIONS].find_one({"_id": NAMES})
-        assert version == {"_id": NAMES, "version": 1 if refuses else 2}
+        version = await stack.db[VERSIONS].find_one(version_key(NAMES))
+        assert version == {**version_key(NAMES), **new_versions(NAMES), "version": 1 if refuses else 2}
         await stack.db.client.drop_database("test_time_over")
 
 
@@ -322,7 +322,7 @@ async def _write(collection: Collection) -> None:
 async def _interrupted(*_: object) -> None:
     """The answer to an insert that arrives while the primary steps down."""
     error = {"code": 11602, "errmsg": "operation was interrupted"}
-    _unless_there({"writeErrors": [{"code": DUPLICATE_KEY}], "writeConcernError": error})
+    unless_there({"writeErrors": [{"code": DUPLICATE_KEY}], "writeConcernError": error})
 
 
 async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world: World) -> None:
@@ -600,6 +600,16 @@ async def test_whoever_gives_up_a_look_up_takes_no_place_from_others(servers: Ad
 
 
 @pytest.mark.servers
+async def test_several_may_be_the_first_to_raise_a_version(servers: Addresses) -> None:
+    async with connected(servers, Config(database="test_first_version")) as stack:
+        for _ in range(40):
+            nobody = ObjectId()
+            await asyncio.gather(*(raise_version(stack.db, nobody) for _ in range(8)))
+            assert await stack.db[VERSIONS].count_documents(version_key(nobody)) == 1
+        await stack.db.client.drop_database("test_first_version")
+
+
+@pytest.mark.servers
 async def test_an_index_may_take_longer_to_make_than_a_request_may_wait(servers: Addresses) -> None:
     """It waits for a transaction on its collection."""
     assert servers.mongodb
@@ -607,13 +617,13 @@ async def test_an_index_may_take_longer_to_make_than_a_request_may_wait(servers:
     async with connected(servers, Config(database="test_long_index")) as stack:
         hurried = connect(servers.mongodb, "test_long_index", limit_s)
         try:
-            await stack.db["statuses"].drop_index("pending_by_author")
+            await stack.db["statuses"].drop_index("pending_of_authors")
             async with await stack.db.client.start_session() as session, session.start_transaction():
                 await stack.db["statuses"].insert_one({"idempotency_key": "one"}, session=session)
                 preparing = asyncio.create_task(prepare(hurried))
                 await asyncio.sleep(1.5 * limit_s)
             await preparing
-            assert "pending_by_author" in await stack.db["statuses"].index_information()
+            assert "pending_of_authors" in await stack.db["statuses"].index_information()
         finally:
             await disconnect(hurried)
             await stack.db.client.drop_database("test_long_index")

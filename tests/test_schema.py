@@ -21,14 +21,15 @@ from pymongo import ASCENDING, IndexModel
 
 from app.cli import main
 from app.config import Config
-from app.models import DOCUMENTS, SETTINGS
+from app.edges import NAMES, new_versions, version_key
+from app.models import DOCUMENTS, NOBODY, SETTINGS, change_tag, versions_tag
 from app.social.statuses import Statuses
 from app.stack import Addresses, Stack, connected, schema
 from app.stack.cost import counted
 from app.stack.mongodb.connection import Database, connect, disconnect
 from app.stack.mongodb.stand_in import stand_in
 from app.stack.mongodb.write import prepare
-from app.stack.schema import PHASES, SCHEMA, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, SchemaTooNew
+from app.stack.schema import PHASES, SCHEMA, STEPS, UNUSED_FIELDS, UNUSED_INDEX, VERSION, VERSIONS_OF_3, SchemaTooNew
 from benchmarks.oracle import Oracle
 from phases import PHASES as ALL_PHASES
 from phases.timelines import Timelines
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.anyio
 
 OLD = Path(__file__).with_name("data") / "afb9210.json.gz"
 KEPT = {"entries": "entries of followers", "lists": "lists of active followers"}
-SMALL_BATCH = 120  # of some 300 follow edges
+SMALL_BATCH = 200  # of some 300 follow edges
 
 State = dict[str, Any]
 
@@ -119,16 +120,23 @@ def migrated(before: State) -> State:
         for id, row in after[name][0].items():
             after[name][0][id] = {f: v for f, v in row.items() if f not in ("last_seen_at", "active_until")}
     after["follows"][1].discard("followee_1_active_until_1_follower_1")
-    changed = {id for id, row in after["statuses"][0].items() if row["deleted"] or "likes" in row}
-    after["statuses"][0].update({id: {**after["statuses"][0][id], "changed": id} for id in changed})
-    assert 0 < len(changed) < len(after["statuses"][0])
+    statuses = after["statuses"][0]
+    changed = {id: row for id, row in statuses.items() if row["deleted"] or "likes" in row}
+    tagged = {id: {**row, "pending": [*row.get("pending", ()), change_tag(id)]} for id, row in changed.items()}
+    assert 0 < len(changed) < len(statuses)
+    statuses.update(tagged)
+    for id, row in after.pop(VERSIONS_OF_3)[0].items():
+        statuses[versions_tag(id)] = {"user_id": NOBODY, "pending": [versions_tag(id)], **row}
     return after
 
 
 class Watched:
     """A database, or a collection of it: `before` is called before each command."""
 
-    COMMANDS = ("find_one", "insert_one", "update_one", "update_many", "drop_index", "index_information")
+    COMMANDS = (
+        *("find_one", "insert_one", "insert_many", "update_one", "update_many", "bulk_write"),
+        *("drop_index", "index_information", "drop_collection"),
+    )
 
     def __init__(self, real: Any, before: Callable[[str], Awaitable[None]]) -> None:
         self._real, self._before = real, before
@@ -235,6 +243,48 @@ async def test_a_database_with_nothing_but_accounts_is_migrated(database: Databa
     assert await schema.version(database) == VERSION
 
 
+async def test_versions_move_to_where_they_are_looked_up(database: Database) -> None:
+    """Those of nobody, too. What another process has moved and changed since stays as it is."""
+    ann, bob, liked, deleted, plain = (ObjectId() for _ in range(5))
+    await database[SETTINGS].insert_one({"_id": SCHEMA, "version": 3})
+    await database["statuses"].insert_many(
+        [
+            {"_id": liked, "user_id": ann, "text": "x", "deleted": False, "likes": 2, "changed": liked},
+            {"_id": deleted, "user_id": ann, "text": "", "deleted": True, "changed": deleted, "pending": ["push"]},
+            {"_id": plain, "user_id": ann, "text": "y", "deleted": False, "pending": ["push"]},
+            {**version_key(bob), **new_versions(bob), "version": plain},
+        ]
+    )
+    by_author = [("pending", 1), ("user_id", 1), ("_id", -1)]
+    await database["statuses"].create_index([("changed", 1)], name="changed")
+    await database["statuses"].create_index(by_author, name="pending_by_author")
+    tokens = ObjectId()
+    await database[VERSIONS_OF_3].insert_many(
+        [
+            {"_id": NAMES, "version": 7},
+            {"_id": ann, "version": liked, "likes": 3, "tokens": tokens, "closed": True},
+            {"_id": bob, "version": 1},
+        ]
+    )
+    await schema.migrate(database)
+    found, indexes = (await state(database))["statuses"]
+    assert found[liked]["pending"] == [change_tag(liked)]
+    assert found[deleted]["pending"] == ["push", change_tag(deleted)]
+    assert found[plain]["pending"] == ["push"]
+    assert not any("changed" in row for row in found.values())
+    assert {id: row for id, row in found.items() if isinstance(id, str)} == {
+        versions_tag(whose): {"user_id": NOBODY, "pending": [versions_tag(whose)], **versions}
+        for whose, versions in (
+            (NAMES, {"version": 7}),
+            (ann, {"version": liked, "likes": 3, "tokens": tokens, "closed": True}),
+            (bob, {"version": plain}),
+        )
+    }
+    assert indexes == {"_id_"}
+    assert VERSIONS_OF_3 not in await database.list_collection_names()
+    await prepare(database)
+
+
 async def test_a_migration_that_is_killed_anywhere_is_repeated(old: Database, addresses: Addresses) -> None:
     before = await state(old)
     with patch("app.stack.schema.BATCH", SMALL_BATCH):
@@ -245,7 +295,9 @@ async def test_a_migration_that_is_killed_anywhere_is_repeated(old: Database, ad
             except Killed:
                 await schema.migrate(old)
             assert await state(old) == migrated(before), f"killed after {left} commands"
-            await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", *UNUSED_FIELDS))
+            await load(
+                old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", VERSIONS_OF_3, *UNUSED_FIELDS)
+            )
     assert left > 12
 
 
@@ -264,6 +316,7 @@ async def test_a_migration_that_is_overtaken_changes_nothing_any_more(old: Datab
         async def before(_: str, commands: Any = commands, at: int = overtaken, switched: Any = switched) -> None:
             if next(commands) == at:
                 await schema.migrate(old)
+                await old["statuses"].create_index([("pending", 1), ("user_id", 1)], name="pending_of_authors")
                 another = {"kept": KEPT["lists"], "since": ObjectId(), "nodes": None, "until": None}
                 change = {"$inc": {"version": 1}, "$set": {"read": "query"}, "$push": {"containers": another}}
                 await old[SETTINGS].update_one({"_id": PHASES}, change)
@@ -275,7 +328,8 @@ async def test_a_migration_that_is_overtaken_changes_nothing_any_more(old: Datab
         if next(commands) <= overtaken:
             break
         assert await old[SETTINGS].find_one({"_id": PHASES}) == switched[0]
-        await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", "follows"))
+        assert "pending_of_authors" in await old["statuses"].index_information()
+        await load(old, memory=addresses.mongodb is None, names=(SETTINGS, "statuses", VERSIONS_OF_3, "follows"))
     assert overtaken > 5
 
 
@@ -398,7 +452,8 @@ async def test_a_rolling_restart(servers: Addresses) -> None:
     posted, batches = count(1), count()
 
     async def same_pages(*processes: Timelines) -> None:
-        documents = {each: await database[each].find({}).to_list(None) for each in ("statuses", "follows", "circles")}
+        told = {"user_id": {"$ne": NOBODY}}  # no versions of readers
+        documents = {each: await database[each].find(told).to_list(None) for each in ("statuses", "follows", "circles")}
         oracle: Oracle[ObjectId] = Oracle.of(**documents, blocks=await database["blocks"].find({}).to_list(None))
         for timelines in processes:
             for phase in ALL_PHASES:

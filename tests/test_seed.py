@@ -26,12 +26,14 @@ from app.demo import seed as seeding
 from app.demo import seed_command
 from app.demo.graph import Graph, powerlaw
 from app.demo.seed import NEWEST_S, SeedRefused, SeedReport, World, handles, seed
+from app.edges import raise_version
 from app.errors import WrongPassword
 from app.models import Block, CircleMember, Follow, Status, Token, User
 from app.stack import Addresses, DeliveryQueue, Stack, connected
 from app.stack.schema import identity
 from phases.timelines import Timelines
 from tests.dates import NOON, ManualClock
+from tests.waiting import LONG_S
 from tests.world import KEEPING, SLUGS, STAND_INS
 
 GRAPH = powerlaw(40, 5, 3)
@@ -239,6 +241,21 @@ def test_loading_and_erasing_go_in_bounded_steps_that_no_request_waits_for(monke
 
     run(test)
     assert said == [("erasing follows", 30 * step, 200) for step in range(1, 7)]
+
+
+def test_versions_of_readers_are_erased_with_the_statuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their ids are of another type, of which as many as a slice has come first."""
+    monkeypatch.setattr(seeding, "ERASE_SLICE", 3)
+
+    async def test(stack: Stack) -> None:
+        for _ in range(3):
+            await raise_version(stack.db, ObjectId())
+        await stack.db["statuses"].insert_many([{"_id": ObjectId(), "user_id": ObjectId()} for _ in range(5)])
+        async with asyncio.timeout(LONG_S):
+            await seeding.empty(stack, "statuses")
+        assert await stored(stack, "statuses") == []
+
+    run(test)
 
 
 @pytest.mark.parametrize("wrong", [{"statuses": -1}, {"days": 0}, {"days": 10**6}, {"password": "short"}])

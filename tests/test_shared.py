@@ -6,22 +6,33 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.logs import REQUEST_ID
-from app.stack.mongodb.lookup import Find, Rows
+from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Rows
 from app.stack.mongodb.shared import MOST, Shared
 from tests.waiting import LONG_S
 
 pytestmark = pytest.mark.anyio
 
-NEWEST = Find("statuses", {"pending": "cache"}, ("_id",), 2, (("_id", -1),), common=True)
+NEWEST = Find("statuses", {"pending": "push"}, ("_id",), 2, (("_id", -1),), common=True)
+NEWEST_TAGGED = Find.tagged("statuses", ["cache"], ("_id",), 2, NEWEST_FIRST)
+CHANGED = 5  # of these
+TAGGED: list[dict[str, Any]] = [
+    {"_id": ObjectId(bytes(11) + bytes([n])), "pending": ["cache", f"#{n}"] if n <= CHANGED else ["cache"], "text": "x"}
+    for n in (3, 9, 1, 7, 2, 8, 4, 6, 5)
+]
 
 
 def by_id(*ids: int, liked: bool = False) -> Find:
     rest = {"likes": {"$gt": 0}} if liked else {}
     return Find("statuses", {"_id": {"$in": list(ids)}, **rest}, ("_id",), len(ids), by="_id")
+
+
+def changed(*ids: int) -> Find:
+    return Find.tagged("statuses", [f"#{id}" for id in ids], ("_id",), len(ids))
 
 
 def token(digest: bytes) -> Find:
@@ -45,7 +56,11 @@ class Server:
 
 
 def alone(find: Find) -> Rows:
-    if find.common:
+    if find.tags:
+        rows = [row for row in TAGGED if not {*find.tags}.isdisjoint(row["pending"])]
+        rows = sorted(rows, key=lambda row: row["_id"], reverse=True) if find.order else rows
+        rows = [dict(row) for row in rows[: find.limit]]
+    elif find.common:
         rows = [{"_id": 9}, {"_id": 8}]
     elif find.collection == "tokens":
         rows = [{"digest": value} for value in find.values() if value in (b"one", b"two")]
@@ -88,6 +103,27 @@ async def test_half_of_those_who_come_meanwhile_share_a_command() -> None:
         [("tokens", 3), ("statuses", 9), ("statuses", 0)],
         [("tokens", 2), ("statuses", 6), ("statuses", 0)],
     )
+
+
+async def test_what_goes_by_tags_is_one_find() -> None:
+    server = Server()
+    [[one]] = [await asked(server, {"pending": changed(6), "some": changed(3, 11), "others": changed(4)})]
+    assert {name: [row["_id"] for row in rows] for name, rows in one.items()} == {
+        "pending": [],
+        "some": [TAGGED[0]["_id"]],
+        "others": [TAGGED[6]["_id"]],
+    }
+    [[find]] = [list(command.values()) for command in server.commands]
+    assert sorted(find.tags) == ["#11", "#3", "#4", "#6"]
+
+
+async def test_where_one_of_many_tags_has_many_each_is_found_by_itself() -> None:
+    """One `find` would leave out some, nobody knows whose."""
+    server = Server()
+    [found] = await asked(server, {"pending": NEWEST_TAGGED, "some": changed(1, 2)})
+    assert [row["_id"].binary[-1] for row in found["pending"]] == [9, 8]
+    assert {row["_id"].binary[-1] for row in found["some"]} == {1, 2}
+    assert [len(command) for command in server.commands] == [1, 2]
 
 
 async def test_a_command_that_is_under_way_is_not_joined() -> None:
@@ -192,7 +228,8 @@ FINDS = (
     st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(lambda ids: by_id(*ids))
     | st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(lambda ids: by_id(*ids, liked=True))
     | st.sampled_from([b"one", b"two", b"three"]).map(token)
-    | st.just(NEWEST)
+    | st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(lambda ids: changed(*ids))
+    | st.sampled_from([NEWEST, NEWEST_TAGGED])
 )
 
 

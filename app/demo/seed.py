@@ -23,7 +23,7 @@ from app.demo.graph import Graph
 from app.demo.progress import Progress, silent
 from app.demo.words import FIRST_NAMES, LAST_NAMES, pick, sentence
 from app.errors import Refused
-from app.models import DOCUMENTS, HOME, Audience, Base, CircleMember, Follow, Status, User, search_words
+from app.models import COLLECTIONS, HOME, Audience, Base, CircleMember, Follow, Status, User, search_words
 from app.stack import Stack
 from app.stack.mongodb.write import housekeeping, prepare
 from phases.timelines import Timelines
@@ -115,7 +115,7 @@ def _check(statuses: int, days: int, password: str | None) -> None:
 async def _erase(stack: Stack, progress: Progress) -> None:
     """Empty the database. People go last, so that one left half erased is still refused without `reset`."""
     kept = [name for name in await stack.db.list_collection_names() if name.startswith(HOME)]
-    for name in [*kept, *sorted(map(_collection, DOCUMENTS), key=_collection(User).__eq__)]:
+    for name in [*kept, *sorted(COLLECTIONS, key=_collection(User).__eq__)]:
         await empty(stack, name, progress)
     await stack.queue.forget()
     await _forget_what_is_kept(stack)
@@ -133,11 +133,11 @@ async def empty(stack: Stack, name: str, progress: Progress = silent) -> None:
     total = await collection.estimated_document_count()
     while True:
         with housekeeping():
-            last = await collection.find_one({}, {"_id": True}, sort=[("_id", 1)], skip=ERASE_SLICE)
-            deleted = await collection.delete_many({"_id": {"$lt": last["_id"]}} if last else {})
-        if last is None:
+            some = await collection.find({}, {"_id": True}).limit(ERASE_SLICE).to_list(None)
+            await collection.delete_many({"_id": {"$in": [row["_id"] for row in some]}})
+        done += len(some)
+        if len(some) < ERASE_SLICE:
             return
-        done += deleted.deleted_count
         progress(f"erasing {name}", done, total)
 
 

@@ -11,6 +11,7 @@ from app.demo.progress import shown
 from app.models import Status, User
 from app.servers.urls import masked
 from app.stack import Stack
+from app.stack.mongodb.whole import sizes
 
 
 async def run(
@@ -56,7 +57,7 @@ async def run(
 async def _erased(stack: Stack) -> str:
     """Return a sentence that says what `reset` erases, and where."""
     names = (User.Settings.name, Status.Settings.name)
-    accounts, statuses = [await stack.db[name].estimated_document_count() for name in names]
+    accounts, statuses = (await sizes(stack.db, names)).values()
     redis = "this process" if stack.addresses.redis is None else masked(stack.addresses.redis)
     return (
         f"--reset erases {accounts:,} accounts, {statuses:,} statuses and what belongs to them in the database "

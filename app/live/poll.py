@@ -12,13 +12,14 @@ from bson import ObjectId
 from app.access import statuses_by_id
 from app.batched import batched
 from app.clock import FIRST_ID, id_at
-from app.edges import NAMES, VERSIONS, version_in, version_of
+from app.edges import NAMES, version_in, version_of, versions_of_all
 from app.inbox.notifications import Notifications
 from app.live.news import PEOPLE_AT_ONCE
 from app.live.position import Shown
 from app.live.presence import Presences, is_another
 from app.live.truth import NEWLY_S, inbox_in, inboxes_of
 from app.live.watchers import EVERYTHING, Part, PersonVersions, Watcher, Watchers
+from app.models import whose_versions
 from app.stack import Hint, Stack
 from app.stack.mongodb.find import NEWEST_FIRST, Find, together
 
@@ -132,7 +133,7 @@ class Poll:
             if shown.mutual and shown.author and shown.author != watcher.me
         }
         finds = {
-            "versions": Find(VERSIONS, {"_id": {"$in": people}}, ("_id", "version", "likes"), len(people)),
+            "versions": versions_of_all(people),
             "inboxes": inboxes_of(people),
         }
         if ids:
@@ -142,7 +143,9 @@ class Poll:
             query = {"follower": {"$in": they}, "followee": {"$in": them}}
             finds["backs"] = Find("follows", query, ("follower", "followee"), len(they) * len(them))
         found = await together(self._db, **finds)
-        versions = {row["_id"]: (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]}
+        versions = {
+            whose_versions(row["_id"]): (row.get("version", 0), row.get("likes", 0)) for row in found["versions"]
+        }
         likes = {row["_id"]: row.get("likes", 0) for row in found.get("statuses", []) if row.get("audience")}
         backs = {(row["follower"], row["followee"]) for row in found.get("backs", [])}
         looked = {me: PersonVersions(*versions.get(me, (0, 0)), *inbox_in(found["inboxes"], me)) for me in people}

@@ -13,7 +13,7 @@ from app.access import audiences
 from app.accounts import NAME_LENGTH, checked_name, normal_handle
 from app.clock import LAST_ID
 from app.departures import departed_now
-from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges
+from app.edges import NAMES, VERSIONS, OwnEdges, View, change_edges, version_key
 from app.errors import Invalid, NoAccount, NotFound
 from app.models import Account, Person, User, search_words
 from app.names import Names
@@ -93,7 +93,7 @@ class People:
         name = checked_name(name) or account.handle
 
         async def new_version(inside: Transaction) -> None:
-            now = await inside[VERSIONS].find_one({"_id": NAMES}, {"version": 1})
+            now = await inside[VERSIONS].find_one(version_key(NAMES), {"version": 1})
             assert now, "it has just been raised"
             change = {"name": name, "found_by": search_words(account.handle, name), "renamed": now["version"]}
             there = {"_id": account.id, "deleted": {"$exists": False}}

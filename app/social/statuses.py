@@ -13,7 +13,7 @@ from app.access import audiences, visible, visible_status
 from app.clock import FIRST_ID, LAST_ID
 from app.edges import OwnEdges, View, change_version
 from app.errors import Conflict, NoAccount, NotFound
-from app.models import Audience, Status, StatusRow, like_key
+from app.models import Audience, Status, StatusRow, change_tag, like_key
 from app.stack import Hint, Stack
 from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert
@@ -112,7 +112,11 @@ class Statuses:
         """
         deleted = await self._db["statuses"].update_one(
             {"_id": id, "user_id": author, "deleted": False},
-            {"$set": {"deleted": True, "text": "", "changed": id}, "$unset": {"audience": "", "likes": ""}},
+            {
+                "$set": {"deleted": True, "text": ""},
+                "$addToSet": {"pending": change_tag(id)},
+                "$unset": {"audience": "", "likes": ""},
+            },
         )
         if not deleted.matched_count:
             raise NotFound("You have no such status.")
@@ -179,7 +183,7 @@ class Statuses:
     @staticmethod
     async def _count(inside: Transaction, id: ObjectId, by: int) -> bool:
         """Change the count of likes; return whether there is such a status. Nobody sees the likes of a deleted one."""
-        counted = {"$inc": {"likes": by}, "$set": {"changed": id}}
+        counted = {"$inc": {"likes": by}, "$addToSet": {"pending": change_tag(id)}}
         return await inside["statuses"].update_one({"_id": id, "deleted": False}, counted, upsert=False)
 
     async def _in_turn(self, id: ObjectId, work: Callable[[Transaction], Awaitable[T]]) -> T:

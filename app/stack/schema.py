@@ -10,18 +10,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from pymongo.errors import DuplicateKeyError, OperationFailure
+from pymongo import UpdateMany
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from app.clock import FIRST_ID
 from app.errors import Refused
-from app.models import DOCUMENTS, SETTINGS
+from app.models import COLLECTIONS, NOBODY, SETTINGS, change_tag, versions_tag
 from app.stack.mongodb.connection import Collection, Database
+from app.stack.mongodb.write import unless_there
 
 log = logging.getLogger(__name__)
 
 SCHEMA, PHASES = "schema", "phases"  # documents of the settings
-OURS = {SETTINGS, *(document.Settings.name for document in DOCUMENTS)}
+OURS = {SETTINGS, *COLLECTIONS}
 
 BATCH = 5_000  # documents that one command looks at, so that each ends long before the driver gives up on it
 
@@ -30,6 +32,10 @@ CONTAINER_FIELDS = {"store": "kept", "memcached": "nodes"}
 KEPT = {"entries": "entries of followers", "lists": "lists of active followers"}
 UNUSED_FIELDS = {"users": ("last_seen_at", "active_until"), "follows": ("active_until",)}
 UNUSED_INDEX = ("follows", "followee_1_active_until_1_follower_1")
+
+# From version 3 to 4
+VERSIONS_OF_3 = "edge_versions"
+STATUS_INDEXES_OF_3 = ("changed", "pending_by_author")
 
 
 class SchemaTooNew(Refused):
@@ -147,9 +153,37 @@ def _container(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _to_3(database: Database) -> None:
-    changed = {"changed": {"$exists": False}, "$or": [{"deleted": True}, {"likes": {"$exists": True}}]}
-    async for batch in _batches(database["statuses"]):
-        await database["statuses"].update_many({**batch, **changed}, [{"$set": {"changed": "$_id"}}])
+    """Version 3 had a field with an index of its own for what `_to_4` tags."""
+
+
+async def _to_4(database: Database) -> None:
+    statuses = database["statuses"]
+    changed = {"$or": [{"deleted": True}, {"likes": {"$exists": True}}, {"changed": {"$exists": True}}]}
+    async for batch in _batches(statuses):
+        found = await statuses.find({**batch, **changed}, {"_id": 1}).to_list(None)
+        tagged = [
+            UpdateMany(row, {"$addToSet": {"pending": change_tag(row["_id"])}, "$unset": {"changed": ""}})
+            for row in found
+        ]
+        if tagged:
+            await statuses.bulk_write(tagged, ordered=False)
+    for index in STATUS_INDEXES_OF_3:
+        await _drop_index(database, "statuses", index)
+    await _move_versions(database, {"_id": FIRST_ID})
+    async for batch in _batches(database[VERSIONS_OF_3]):
+        await _move_versions(database, batch)
+    await database.drop_collection(VERSIONS_OF_3)
+
+
+async def _move_versions(database: Database, batch: Mapping[str, Any]) -> None:
+    """Copy some versions to where they are looked up now. What is there is newer: another process has been faster."""
+    found = [(versions_tag(row.pop("_id")), row) for row in await database[VERSIONS_OF_3].find(batch).to_list(None)]
+    moved = [{"_id": tag, "user_id": NOBODY, "pending": [tag], **row} for tag, row in found]
+    if moved:
+        try:
+            await database["statuses"].insert_many(moved, ordered=False)
+        except BulkWriteError as error:
+            unless_there(error.details or {})
 
 
 async def _drop_index(database: Database, name: str, index: str) -> None:
@@ -175,6 +209,11 @@ async def _batches(collection: Collection) -> AsyncIterator[Mapping[str, Any]]:
 Step = tuple[int, str, Callable[[Database], Awaitable[None]]]
 STEPS: tuple[Step, ...] = (
     (1, "containers of the phase settings name what is kept; unused fields and an unused index go", _to_2),
-    (2, "statuses that have been liked or deleted say so, for an index of them", _to_3),
+    (2, "nothing, which the next step would not change", _to_3),
+    (
+        3,
+        "one index has all that a page looks at: what is pending or has changed, and versions of readers",
+        _to_4,
+    ),
 )
 VERSION = 1 + len(STEPS)

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from bson import ObjectId, Timestamp
 
-from app.edges import LATE, VERSIONS, another_version
-from app.models import Audience, Event, EventKind, StatusRow
+from app.edges import LATE, raise_version
+from app.models import FIRST_NAME, Audience, Event, EventKind, StatusRow
 from app.stack import Stack, outages_told
 from app.stack.mongodb.transaction import Transaction
 from app.watch.metrics import DELIVERY_LAG, POSTS_LATE
@@ -111,10 +111,11 @@ class Outbox:
         self.consumers: dict[str, Consumer] = {}
 
     def add(self, consumer: Consumer) -> None:
-        """Add a consumer: from now on it is owed what it cares for. Its name must be unique, since `pending` has
-        nothing else, and without a hyphen, which ends it in the id of a job.
+        """Add a consumer: from now on it is owed what it cares for. Its name must be unique, and come behind all tags,
+        since `pending` has nothing else; and be without a hyphen, which ends it in the id of a job.
         """
         assert consumer.name not in {*self.consumers, *self._idle}, f"two consumers are called {consumer.name}"
+        assert consumer.name >= FIRST_NAME, f"{consumer.name}: a name begins with a small letter"
         assert "-" not in consumer.name, f"{consumer.name}: a job's id is the consumer's name, a hyphen and more"
         self.consumers[consumer.name] = consumer
 
@@ -230,7 +231,7 @@ class Outbox:
 
     async def _became_pending_late(self) -> None:
         """Tell whoever has read what is pending that something may be missing in it (`Backlog`)."""
-        await self._db[VERSIONS].update_one({"_id": LATE}, another_version(), upsert=True)
+        await raise_version(self._db, LATE)
 
     async def done(self, name: str, ids: Sequence[ObjectId], collection: str = "statuses") -> None:
         """Note that nothing of these is owed to a consumer any more. An event that is owed to nobody is swept away."""

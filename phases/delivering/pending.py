@@ -71,16 +71,17 @@ class Pending:
             return self.newest(scope.names, {"$gte": scope.since, "$lt": place.before})
         if scope.by_authors:
             return self.by_authors(scope.names, edges, place, known)
-        return self.newest(scope.names, {"$lt": place.before})
+        return self.newest(scope.names, {"$lt": place.before} if place.before != LAST_ID else {})
 
     def newest(self, names: tuple[str, ...], ids: dict[str, ObjectId]) -> dict[str, Find]:
         """Return the look-up of the newest few statuses that are owed to these
         consumers: mostly that is all of them.
         """
-        pending = {"pending": _one_or_in(names), "_id": ids}
         shown, n = ("_id", "user_id"), self._scan + 1
-        find = Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)
-        return {"pending": find}
+        if not ids:
+            return {"pending": Find.tagged("statuses", names, shown, n, NEWEST_FIRST)}
+        pending = {"pending": _one_or_in(names), "_id": ids}
+        return {"pending": Find("statuses", pending, shown, n, NEWEST_FIRST, common=True)}
 
     def by_authors(
         self, names: tuple[str, ...], edges: OwnEdges, place: Place, known: Sequence[ObjectId] = ()

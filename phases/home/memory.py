@@ -3,11 +3,14 @@ it is liked, is looked up each time. What the reader likes has a version.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from bson import ObjectId
 from cachetools import LRUCache
 
+from app.access import changed_among
 from app.edges import Version
 from app.models import StatusRow
 from app.same import IDS
@@ -61,7 +64,8 @@ class Judged(NamedTuple):
         return {author for author, follows in self.backs.items() if follows}
 
 
-class FirstPage(NamedTuple):
+@dataclass(frozen=True)
+class FirstPage:
     """A reader's first page as it is remembered: the statuses that it took to fill it.
 
     `likes`: the version of what the reader likes, as it was before `you_like` of these statuses was looked up.
@@ -74,6 +78,10 @@ class FirstPage(NamedTuple):
 
     def size(self) -> int:
         return 1 + len(self.statuses)
+
+    @cached_property
+    def changes(self) -> dict[str, Find]:
+        return changes_of(self.statuses)
 
     def full(self, n: int) -> Judged | None:
         """Return the page if it was made of `n` candidates and was not the last one; None where that is not known."""
@@ -118,7 +126,7 @@ class FirstPages:
 
     def guess_no_more(self, reader: ObjectId) -> None:
         """Forget how far the reader's page reached: it says nothing about the next one."""
-        self.keep(reader, self.recall(reader)._replace(judged=None))
+        self.keep(reader, replace(self.recall(reader), judged=None))
 
     def forget(self, reader: ObjectId) -> None:
         self._pages.pop(reader, None)
@@ -158,15 +166,14 @@ def changes_of(page: Statuses) -> dict[str, Find]:
     """Return the look-up of what has changed of these statuses: only what is deleted or liked can have changed."""
     if not page:
         return {}
-    of = {"changed": {"$in": list(page)}}
-    return {"changed": Find("statuses", of, ("changed", "deleted", "likes"), len(page), by="changed")}
+    return {"changed": changed_among(list(page), ("_id", "deleted", "likes"))}
 
 
 def as_now(page: Statuses, answers: Mapping[str, Rows]) -> Statuses:
     """Return the page after the answers to `changes_of`; the same object where nothing has changed."""
     rows: dict[ObjectId, StatusRow] = {}
     for now in answers.get("changed", ()):
-        row = page[now["changed"]]
+        row = page[now["_id"]]
         rows[row.id] = row._replace(audience=None, likes=0) if now["deleted"] else row._replace(likes=now["likes"])
     changed = {id: row for id, row in rows.items() if row != page[id]}
     return {**page, **changed} if changed else page

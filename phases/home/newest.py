@@ -134,7 +134,7 @@ def vouches_down_to(find: Find, found: Rows) -> ObjectId:
     """Return the id from which on the answer to one of these look-ups lacks nothing."""
     oldest: ObjectId
     if len(found) + len(find.known) < find.limit:
-        oldest = find.query["_id"].get("$gte", FIRST_ID)
+        oldest = find.query.get("_id", {}).get("$gte", FIRST_ID)
     else:
         oldest = found[-1]["_id"] if find.order else LAST_ID
     return oldest

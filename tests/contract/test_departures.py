@@ -70,7 +70,7 @@ async def rows_that_name(world: World, person: ObjectId) -> dict[str, list[Any]]
     await world.timelines.outbox.sweep()
     found: dict[str, list[Any]] = {}
     for name, documents in (await world.dump()).items():
-        if name in ("users", "edge_versions"):
+        if name == "users":
             continue
         is_timeline = name.startswith("home_")
         for row in documents:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from bson import ObjectId
 
-from app.edges import VERSIONS, OwnEdges, Version, relation
+from app.edges import VERSIONS, OwnEdges, Version, relation, version_key
 from app.stack.cost import Cost, counted
 from phases.keeping import noted_edges
 from phases.keeping.lists import edges_key
@@ -178,7 +178,7 @@ async def test_in_a_restored_database_nothing_is_true_that_was_noted_of_another_
 
 async def test_a_version_that_may_come_back_is_not_noted(town: World) -> None:
     """It is of an earlier release, which counted the changes."""
-    await town.stack.db[VERSIONS].update_one({"_id": town.ids["ann"]}, {"$set": {"version": 3}})
+    await town.stack.db[VERSIONS].update_one(version_key(town.ids["ann"]), {"$set": {"version": 3}})
     for phase in IN_MEMCACHED:
         await town.stack.memcached.delete(edges_key(await container(town, phase), town.ids["ann"]))
         await comes_elsewhere(town, phase)

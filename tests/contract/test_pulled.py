@@ -11,7 +11,7 @@ import pytest
 from bson import ObjectId
 
 from app.clock import LAST_ID
-from app.edges import MARKERS, another_version, change_edges
+from app.edges import MARKERS, VERSIONS, change_edges, version_key
 from app.errors import Conflict, Invalid
 from app.models import SETTINGS, Status
 from app.social.statuses import Statuses
@@ -266,9 +266,8 @@ async def test_many_pulled_authors_are_one_command_at_any_depth(town: World, mon
     await db["follows"].insert_many(
         [{"_id": town.clock.new_id(), "follower": town.ids["ann"], "followee": id} for id in ids]
     )
-    await db["edge_versions"].update_one({"_id": town.ids["ann"]}, another_version(), upsert=True)
+    await change_edges(db, {town.ids["ann"], MARKERS}, lambda _: asyncio.sleep(0))
     await db[HEAVY].insert_many([{"_id": id, "heavy_until": now, "pulled_until": now} for id in ids])
-    await db["edge_versions"].update_one({"_id": MARKERS}, {"$inc": {"version": 1}}, upsert=True)
     await town.page("ann", SLUG)
     said: dict[str, Any] = {"text": "", "audience": "followers", "deleted": False, "pulled": True}
     rows = [{"_id": town.clock.new_id(), "user_id": id, **said} for _ in range(per_author) for id in ids]
@@ -464,7 +463,7 @@ async def test_a_database_of_another_history_counts_its_markers_again(town: Worl
     await town.post("yan", "before")
     await town.warm("ann")
     await town.stack.db[HEAVY].delete_many({})
-    await town.stack.db["edge_versions"].delete_one({"_id": MARKERS})
+    await town.stack.db[VERSIONS].delete_one(version_key(MARKERS))
     await town.timelines.restart()
     town.pass_grace()
     other = another_process(town)

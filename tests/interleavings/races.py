@@ -184,7 +184,7 @@ def about(verb: str, reader: str, text: str) -> Act:
     """What somebody does to the status with this text, which need not be there any more."""
 
     async def changing(process: Process) -> None:
-        id = next(row["_id"] for row in process.town.saved[0]["statuses"].values() if row["text"] == text)
+        id = next(row["_id"] for row in process.town.saved[0]["statuses"].values() if row.get("text") == text)
         await getattr(process.statuses, verb)(process.ids[reader], id)
 
     return changing

@@ -30,7 +30,9 @@ from phases.pulling.heavy import HEAVY
 from tests.interleavings.scheduler import Touch, point, written
 
 CATALOG = "catalog"
-EDGES = (VERSIONS, "follows", "blocks", "circles", "mutes", ACTIVE)
+EDGES = ("follows", "blocks", "circles", "mutes", ACTIVE)
+
+ALL_VERSIONS = Touch(VERSIONS, fields=frozenset({"version", "tokens", "likes", "closed"}), write=True)
 
 _Collection: Any = StandInCollection  # fewer options than Motor's: those that the project uses
 _Database: Any = StandInDatabase
@@ -40,15 +42,29 @@ def _keys(collection: str, condition: Any) -> frozenset[object] | None:
     """Which documents a condition on `_id` is about. Entries are told apart by their reader."""
     match condition:
         case {"$in": ids}:
-            return frozenset(ids)
+            return frozenset(map(_document, ids))
         case {"$gte": bytes(low), "$lt": bytes(high)} if low[:12] == high[:12]:
             return frozenset([low[:12]])
         case bytes() if collection.startswith("home_entries"):
             return frozenset([condition[:12]])
         case ObjectId() | str():
-            return frozenset([condition])
+            return frozenset([_document(condition)])
         case _:
             return None
+
+
+def _whose(query: Mapping[str, Any]) -> Any:
+    """Return the condition on `_id`, or on tags alone, which name one document each."""
+    tags = query.get("pending")
+    tags = tags["$in"] if isinstance(tags, Mapping) and "$in" in tags else [tags]
+    if "_id" not in query and all(isinstance(tag, str) and tag[0] in "#@" for tag in tags):
+        return {"$in": tags}
+    return query.get("_id")
+
+
+def _document(id: Any) -> Any:
+    """Return what a document is told by: the id in its tag, where it has one."""
+    return ObjectId(id[1:]) if isinstance(id, str) and id[0] in "#@" else id
 
 
 def _named(query: Mapping[str, Any]) -> Iterable[str]:
@@ -62,12 +78,12 @@ def _named(query: Mapping[str, Any]) -> Iterable[str]:
 
 def _read(collection: str, query: Mapping[str, Any], shown: Mapping[str, int] | None) -> Touch:
     kept = None if not shown else frozenset({*_named(query), *(name for name, yes in shown.items() if yes)})
-    return Touch(collection, _keys(collection, query.get("_id")), kept)
+    return Touch(collection, _keys(collection, _whose(query)), kept)
 
 
 def _update(collection: str, query: Mapping[str, Any], change: Mapping[str, Mapping[str, Any]]) -> Touch:
     changed = {name for fields in change.values() for name in fields}
-    return Touch(collection, _keys(collection, query.get("_id")), frozenset({*_named(query), *changed}), write=True)
+    return Touch(collection, _keys(collection, _whose(query)), frozenset({*_named(query), *changed}), write=True)
 
 
 def _insert(collection: str, document: Mapping[str, Any]) -> tuple[Touch, ...]:
@@ -258,16 +274,17 @@ def _transaction(collection: str, query: Mapping[str, Any]) -> tuple[Touch, ...]
         whom = frozenset([query["_id"]])
         return Touch("users", whom, write=True), Touch("tokens", write=True), Touch(VERSIONS, whom, write=True)
     if collection == "tokens":  # the end of some
-        return Touch("tokens", write=True), Touch(VERSIONS, write=True)
-    if collection in EDGES and collection != VERSIONS:
-        return tuple(Touch(name, write=True) for name in EDGES)
+        return Touch("tokens", write=True), ALL_VERSIONS
+    if collection in EDGES:
+        return ALL_VERSIONS, *(Touch(name, write=True) for name in EDGES)
     assert collection == VERSIONS, collection
-    if query["_id"] == NAMES:  # a name, or the end of an account
-        return tuple(Touch(name, write=True) for name in (VERSIONS, "users", "tokens", INBOXES, DEPARTURES))
-    if query["_id"] == MARKERS:
+    whose = _document(query["_id"])
+    if whose == NAMES:  # a name, or the end of an account
+        return ALL_VERSIONS, *(Touch(name, write=True) for name in ("users", "tokens", INBOXES, DEPARTURES))
+    if whose == MARKERS:
         return Touch(VERSIONS, frozenset([MARKERS]), write=True), Touch(HEAVY, write=True)
     there = Touch("users", fields=frozenset({"deleted"}))
-    return there, *(Touch(name, write=True) for name in (*EDGES, EVENTS, CONVERSATIONS))
+    return there, ALL_VERSIONS, *(Touch(name, write=True) for name in (*EDGES, EVENTS, CONVERSATIONS))
 
 
 class StagedDatabase(_Database):  # type: ignore[misc]

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import AsyncMock, patch
 
 import pytest
@@ -238,6 +239,13 @@ async def test_a_list_that_has_an_id_again_and_again_is_cut(town: World) -> None
         lengths.append(len(found[0]) - len(Value(LIST, (), FIRST_ID.binary).packed()))
         assert await town.walk("ann", CACHE.slug) == ["hello"]
     assert lengths == [ID_BYTES * (int(cap * SURPLUS) + 1), ID_BYTES]
+
+
+async def test_no_consumer_is_called_as_a_tag_is(town: World) -> None:
+    """Nor so that the index of what is pending of authors would leave it out."""
+    for name in ("7days", "@ann", "#1"):
+        with pytest.raises(AssertionError, match="small letter"):
+            town.timelines.outbox.add(cast(Any, SimpleNamespace(name=name)))
 
 
 async def test_a_list_counts_an_id_once() -> None:

@@ -13,6 +13,7 @@ from app.stack.cost import asked_of_mongodb, sent_to_mongodb
 from app.stack.mongodb.connection import Database, Direct, direct
 from app.stack.mongodb.joined import ask
 from app.stack.mongodb.lookup import NEWEST_FIRST, Find, Order, Rows
+from app.stack.mongodb.shared import answered
 from app.stack.mongodb.stand_in import StandInDatabase
 
 SNAPSHOT_UNAVAILABLE, SNAPSHOT_TOO_OLD, MIGRATION_CONFLICT = 246, 239, 194  # MongoDB's error codes
@@ -60,7 +61,8 @@ async def _at_once(database: Database, finds: Mapping[str, Find]) -> dict[str, R
     connected = direct(database)
     if all(find.may_be_shared for find in finds.values()):
         return await connected.shared.ask(lambda some: connected.uncancelled(lambda: _answers(connected, some)), finds)
-    return await connected.to_its_end(_answers(connected, finds))
+    [answers] = await connected.to_its_end(answered(partial(_answers, connected), [finds]))
+    return answers
 
 
 async def _answers(connected: Direct, finds: Mapping[str, Find]) -> dict[str, Rows]:
@@ -68,14 +70,15 @@ async def _answers(connected: Direct, finds: Mapping[str, Find]) -> dict[str, Ro
     if not others:
         found = await _on_a_snapshot(connected, first.command())
         return {name: first.unknown(found["firstBatch"])}
-    pipeline = first.stages(name) + [
+    # Rows without the name of a look-up are of the first, which MongoDB need not add to them.
+    pipeline = first.stages() + [
         {"$unionWith": {"coll": find.collection, "pipeline": find.stages(other)}} for other, find in others
     ]
     batch = sum(find.limit for find in finds.values()) + 1
     command = {"aggregate": first.collection, "pipeline": pipeline, "cursor": {"batchSize": batch}}
     answers: dict[str, Rows] = {name: [] for name in finds}
     for row in (await _on_a_snapshot(connected, command))["firstBatch"]:
-        answers[row.pop("part")].append(row)
+        answers[row.pop("part", name)].append(row)
     return answers
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from bson import ObjectId
 
-from app.stack.mongodb.lookup import Answer, Find, Rows
+from app.stack.mongodb.lookup import TAGS, Answer, Find, Rows
 
 MOST = 16  # requests that share a command
 
@@ -63,7 +63,7 @@ class Shared:
         """
         found: list[Answers] | BaseException
         try:
-            found = await _answered(answer, [asked.finds for asked in some])
+            found = await answered(answer, [asked.finds for asked in some])
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - told to whoever asked
             found = error
         self._go_on(answer, len(some))
@@ -76,9 +76,13 @@ class Shared:
                 asked.answered.set_result(found[number])
 
 
-async def _answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> list[Answers]:
+async def answered(answer: Answer, requests: Sequence[Mapping[str, Find]]) -> list[Answers]:
+    """Answer the look-ups of some requests, all as of one moment."""
     command = _Command(requests)
     answers = await answer(command.finds)
+    if command.is_cut(answers):
+        command = _Command(requests, apart=True)
+        answers = await answer(command.finds)
     return [command.split(answers, finds) for finds in requests]
 
 
@@ -86,18 +90,24 @@ class _Command:
     """One command for the look-ups of some requests.
 
     Look-ups that are equal are in it once, and so are those that differ in the values of a field that they go by.
+    Those that go by tags become one `find`. That may be cut where one of them alone finds many; then they are asked
+    `apart`, each with a limit of its own.
     `finds`: these, by names of its own.
     """
 
-    def __init__(self, requests: Sequence[Mapping[str, Find]]) -> None:
+    def __init__(self, requests: Sequence[Mapping[str, Find]], *, apart: bool = False) -> None:
         self._by_value: dict[str, dict[Any, dict[str, Any]]] = {}
         self._names: dict[int, str] = {}  # of each look-up, by its identity
         alike: dict[Hashable, list[Find]] = {}
         for find in chain.from_iterable(request.values() for request in requests):
-            alike.setdefault(_shape(find), []).append(find)
+            alike.setdefault(_shape(find, apart), []).append(find)
         for number, finds in enumerate(alike.values()):
             self._names |= {id(find): str(number) for find in finds}
         self.finds = {str(number): _all_of(finds) for number, finds in enumerate(alike.values())}
+
+    def is_cut(self, answers: Answers) -> bool:
+        """Return whether there may be more with one of these tags than one `find` has looked for."""
+        return any(_is_of_many(find) and len(answers[name]) >= find.limit for name, find in self.finds.items())
 
     def split(self, answers: Answers, request: Mapping[str, Find]) -> Answers:
         """Return the answers to one of the requests."""
@@ -106,7 +116,11 @@ class _Command:
     def _rows(self, answers: Answers, find: Find) -> Rows:
         name = self._names[id(find)]
         rows = answers[name]
-        if not rows or not find.by or self.finds[name] is find:
+        if not rows or self.finds[name] is find:
+            return rows
+        if find.tags:
+            return _tagged_among(rows, find) if _is_of_many(self.finds[name]) else rows
+        if not find.by:
             return rows
         found = self._by_value.get(name)
         if found is None:
@@ -119,13 +133,17 @@ def _key(value: Any) -> Any:
     return value.binary if type(value) is ObjectId else value
 
 
-def _shape(find: Find) -> Hashable:
+def _shape(find: Find, apart: bool) -> Hashable:
     """Return a look-up without the values that it goes by: those of the same shape become one.
 
     A look-up that only travels along has a shape of its own.
     """
     if find.along:
         return id(find)
+    if find.tags and not apart:
+        return find.collection
+    if find.tags:
+        return find.collection, find.fields, (find.tags, find.limit) if find.order else None
     rest = {field: value for field, value in find.query.items() if field != find.by}
     return find.collection, find.fields, find.by, repr(rest) if rest else None
 
@@ -133,7 +151,35 @@ def _shape(find: Find) -> Hashable:
 def _all_of(finds: Sequence[Find]) -> Find:
     """Return one look-up that finds what all of these do, which have one shape. MongoDB takes each value once."""
     first = finds[0]
-    if not first.by or len(finds) == 1:
+    if len(finds) == 1:
+        return first
+    if first.tags:
+        return _of_all_tags(finds)
+    if not first.by:
         return first
     values = list(chain.from_iterable(find.values() for find in finds))
     return replace(first, query={**first.query, first.by: {"$in": values}}, limit=len(values))
+
+
+def _of_all_tags(finds: Sequence[Find]) -> Find:
+    """Return one look-up of whatever has a tag that one of these goes by: all of its fields, since MongoDB takes longer
+    to leave some out. If it finds less than its limit, it has found all.
+    """
+    distinct = {(find.tags, find.fields, find.limit, bool(find.order)): find for find in finds}
+    if len(distinct) == 1:
+        return finds[0]
+    tags = list(dict.fromkeys(chain.from_iterable(find.tags for find in finds)))
+    return Find.tagged(finds[0].collection, tags, (), 1 + sum(find.limit for find in distinct.values()))
+
+
+def _is_of_many(find: Find) -> bool:
+    """Return whether it was made of several, which go by tags."""
+    return bool(find.tags) and not find.fields
+
+
+def _tagged_among(rows: Rows, find: Find) -> Rows:
+    tags = frozenset(find.tags)
+    found = [row for row in rows if not tags.isdisjoint(row[TAGS])]
+    if find.order:
+        found.sort(key=lambda row: row["_id"].binary, reverse=True)
+    return found[: find.limit]

@@ -1,7 +1,7 @@
 """Backup and restore of a whole database, as of one moment: by PyMongo, in the memory of one batch of documents."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +19,8 @@ from pymongo.write_concern import WriteConcern
 
 from app.config import files_of
 from app.errors import Refused
-from app.stack.mongodb.connection import PROMISED
+from app.models import NOBODY
+from app.stack.mongodb.connection import PROMISED, Database
 from app.stack.mongodb.find import SNAPSHOT_TOO_OLD
 from app.stack.mongodb.write import HOUSEKEEPING_S
 
@@ -48,6 +49,15 @@ def blocking(url: str, name: str, **others: Any) -> Iterator[Blocking[Row]]:
         client: MongoClient[Row] = MongoClient(url, **PROMISED, **others)
     with client:
         yield client.get_database(name, write_concern=WriteConcern("majority"))
+
+
+async def sizes(database: Database, names: Iterable[str]) -> dict[str, int]:
+    """Return about how many documents these collections have, by name. Versions of readers are no statuses."""
+    found = {name: await database[name].estimated_document_count() for name in names}
+    if "statuses" in found:
+        versions = await database["statuses"].count_documents({"user_id": NOBODY})
+        found["statuses"] = max(0, found["statuses"] - versions)
+    return found
 
 
 def batches(database: Blocking[Row], names: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -114,7 +114,7 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
         try:
             await database[name].insert_many(documents, ordered=False)
         except errors.BulkWriteError as error:
-            _unless_there(error.details or {})
+            unless_there(error.details or {})
         return
     await _inserted(database, name, documents)
 
@@ -125,7 +125,7 @@ async def _inserted(database: Database, name: str, documents: list[dict[str, Any
 
     async def reply() -> Mapping[str, Any]:
         said: Mapping[str, Any] = await database.command(command)
-        _unless_there(said)
+        unless_there(said)
         return said
 
     try:
@@ -161,7 +161,7 @@ async def grown(
         return await upsert()
 
 
-def _unless_there(reply: Mapping[str, Any]) -> None:
+def unless_there(reply: Mapping[str, Any]) -> None:
     """Raise what went wrong with an insert, other than that a document was there already."""
     if others := [error for error in reply.get("writeErrors", ()) if error["code"] != DUPLICATE_KEY]:
         if all(error["code"] in AWAY_CODES for error in others):
