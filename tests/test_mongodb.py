@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from io import BytesIO
@@ -21,6 +21,7 @@ from PIL import Image
 from pymongo import MongoClient, ReadPreference
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import (
+    AutoReconnect,
     BulkWriteError,
     DuplicateKeyError,
     OperationFailure,
@@ -71,6 +72,7 @@ from app.stack.mongodb.write import (
     create_clustered,
     housekeeping,
     insert_missing,
+    insert_with_new_id,
     prepare,
     unless_there,
 )
@@ -80,6 +82,7 @@ from tests.failing import failing, replica_set_with_failpoints
 from tests.world import World, commands_sent
 
 pytestmark = pytest.mark.anyio
+STEPPING_DOWN = {"code": 11602, "errmsg": "operation was interrupted"}
 
 
 def test_an_outage_names_servers_that_have_said_nothing_yet() -> None:
@@ -321,8 +324,7 @@ async def _write(collection: Collection) -> None:
 
 async def _interrupted(*_: object) -> None:
     """The answer to an insert that arrives while the primary steps down."""
-    error = {"code": 11602, "errmsg": "operation was interrupted"}
-    unless_there({"writeErrors": [{"code": DUPLICATE_KEY}], "writeConcernError": error})
+    unless_there({"writeErrors": [{"code": DUPLICATE_KEY}], "writeConcernError": STEPPING_DOWN})
 
 
 async def test_entries_that_may_not_be_with_a_majority_are_delivered_again(world: World) -> None:
@@ -382,8 +384,15 @@ async def test_what_no_majority_had_is_in_nobodys_way(servers: Addresses) -> Non
     async with town(servers, "test_taken_back") as world:
         zoe, pictures = world.ids["zoe"], Pictures(world.stack)
         _, upload = await pictures.address(zoe, "image/png", 1)
+        there = {"code": DUPLICATE_KEY, "errmsg": "it is there", "keyPattern": {"idempotency_key": 1}}
+        replies = iter([{"n": 0, "writeErrors": [there], "writeConcernError": STEPPING_DOWN}])
+        command = Direct.command
+
+        async def asked(self: Direct, sent: dict[str, Any]) -> dict[str, Any]:
+            return next(replies, None) or await command(self, sent)
+
         stepping_down = patch.object(Direct, "insert", side_effect=DuplicateKeyError("it is there", DUPLICATE_KEY))
-        with stepping_down:
+        with patch.object(Direct, "command", asked):
             status, created = await world.statuses.post(zoe, "hello", idempotency_key="k")
         assert (created, await world.walk("zoe", "query")) == (True, ["hello"])
         assert await world.statuses.post(zoe, "hello", idempotency_key="k") == (status, False)
@@ -396,15 +405,96 @@ async def test_what_no_majority_had_is_in_nobodys_way(servers: Addresses) -> Non
 
 
 @pytest.mark.servers
+@pytest.mark.parametrize("key", [None, "k"])
+async def test_a_status_is_stored_once_however_its_insert_is_answered(failpoints: Addresses, key: str | None) -> None:
+    """The connection breaks before MongoDB has heard of it or after, or the primary says that it steps down."""
+    command, answers = Direct.command, iter([AutoReconnect("the connection is closed")])
+
+    async def answer_is_lost(self: Direct, sent: dict[str, Any]) -> dict[str, Any]:
+        answer = await command(self, sent)
+        if lost := next(answers, None):
+            raise lost
+        return answer
+
+    async with town(failpoints, "test_once") as world:
+        zoe, url = world.ids["zoe"], str(failpoints.mongodb)
+        breaks: list[AbstractContextManager[object]] = [
+            failing(url, "insert", times=1, closeConnection=True),
+            failing(url, "insert", times=1, errorCode=11602),
+            failing(url, "insert", times=1, errorCode=6),
+            failing(url, "insert", times=1, writeConcernError=STEPPING_DOWN),
+            patch.object(Direct, "command", answer_is_lost),
+        ]
+        for n, broken in enumerate(breaks):
+            with broken:
+                status, created = await world.statuses.post(zoe, str(n), idempotency_key=key and f"{key}{n}")
+            assert created
+            if key:
+                assert await world.statuses.post(zoe, str(n), idempotency_key=f"{key}{n}") == (status, False)
+        assert await world.walk("zoe", "query") == ["4", "3", "2", "1", "0"]
+
+
+@pytest.mark.servers
+async def test_a_status_whose_key_is_taken_is_inserted_no_second_time(servers: Addresses) -> None:
+    async with town(servers, "test_taken") as world:
+        status = {"_id": ObjectId(), "idempotency_key": "k"}
+        await insert_with_new_id(world.stack.db, "statuses", status)
+        sent_before = commands_sent("mongodb")
+        with counted() as cost, pytest.raises(DuplicateKeyError):
+            await insert_with_new_id(world.stack.db, "statuses", {**status, "_id": ObjectId()})
+        assert (commands_sent("mongodb") - sent_before, cost.mongodb) == (1, 1)
+
+
+@pytest.mark.servers
+async def test_both_tries_of_a_status_have_one_time_limit(failpoints: Addresses) -> None:
+    """The time is over in the second, whose connection would be closed later."""
+    breaks_late = {"blockConnection": True, "blockTimeMS": 1_200, "closeConnection": True}
+    async with connected(failpoints, Config(database="test_limited", server_timeout_s=2)) as stack:
+        with failing(str(failpoints.mongodb), "insert", times=2, **breaks_late), pytest.raises(UNAVAILABLE) as late:
+            await insert_with_new_id(stack.db, "statuses", {"_id": ObjectId()})
+        assert isinstance(late.value, PyMongoError)
+        assert late.value.timeout
+        await stack.db.client.drop_database("test_limited")
+
+
+@pytest.mark.servers
+async def test_a_status_is_stored_though_its_poster_goes_before_the_connection_breaks(failpoints: Addresses) -> None:
+    breaks_late = {"blockConnection": True, "blockTimeMS": 400, "closeConnection": True}
+    begun, command = asyncio.Event(), Direct.command
+
+    async def asked(self: Direct, sent: dict[str, Any]) -> dict[str, Any]:
+        begun.set()
+        return await command(self, sent)
+
+    async with connected(failpoints, Config(database="test_gone")) as stack:
+        database, status = connect(str(failpoints.mongodb), "test_gone", 5.0), {"_id": ObjectId()}
+        with failing(str(failpoints.mongodb), "insert", times=1, **breaks_late), patch.object(Direct, "command", asked):
+            posting = asyncio.create_task(insert_with_new_id(database, "statuses", status))
+            await begun.wait()
+            posting.cancel()
+            await asyncio.wait([posting])
+            await disconnect(database)  # after what is under way
+        assert posting.cancelled()
+        assert await stack.db["statuses"].find_one() == status
+        await stack.db.client.drop_database("test_gone")
+
+
+@pytest.mark.servers
+async def test_a_status_that_no_majority_may_have_is_not_acknowledged(failpoints: Addresses) -> None:
+    async with town(failpoints, "test_unsure_at_first") as world:
+        with failing(str(failpoints.mongodb), "insert", writeConcernError=STEPPING_DOWN), pytest.raises(UNAVAILABLE):
+            await world.statuses.post(world.ids["zoe"], "hello")
+
+
+@pytest.mark.servers
 async def test_a_repeat_of_what_no_majority_may_have_is_an_outage(failpoints: Addresses) -> None:
     """Neither is it done nor refused, nor is anybody signed out."""
-    unsure = {"code": 11602, "errmsg": "operation was interrupted"}
     async with town(failpoints, "test_unsure") as world:
         zoe, pictures = world.ids["zoe"], Pictures(world.stack)
         _, upload = await pictures.address(zoe, "image/png", 1)
         status, _ = await world.statuses.post(zoe, "hello", idempotency_key="k")
         await pictures.store(upload, png())
-        with failing(str(failpoints.mongodb), "insert", writeConcernError=unsure):
+        with failing(str(failpoints.mongodb), "insert", writeConcernError=STEPPING_DOWN):
             with pytest.raises(UNAVAILABLE):
                 await world.statuses.post(zoe, "hello", idempotency_key="k")
             with pytest.raises(UNAVAILABLE):

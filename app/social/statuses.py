@@ -16,7 +16,7 @@ from app.errors import Conflict, NoAccount, NotFound
 from app.models import Audience, Status, StatusRow, change_tag, like_key
 from app.stack import Hint, Stack
 from app.stack.mongodb.transaction import Transaction, transaction
-from app.stack.mongodb.write import insert
+from app.stack.mongodb.write import insert_with_new_id
 from app.text import checked, mentions
 from app.watch.metrics import POSTS
 from phases.delivering.outbox import Defer, Outbox, Trace, at_once
@@ -81,7 +81,7 @@ class Statuses:
         status.id = id = self._clock.new_id()  # none is older by its id than it has to be
         row, created = StatusRow(id, author, text, audience), True
         try:
-            stored = await insert(self._db, status)
+            stored = await insert_with_new_id(self._db, "statuses", status.model_dump(by_alias=True, exclude_none=True))
         except DuplicateKeyError:
             assert key, "ids are unique"
             row, created = await self._posted_before(author, text, audience, key), False

@@ -13,12 +13,12 @@ from bson import ObjectId
 from app.clock import LAST_ID
 from app.edges import MARKERS, VERSIONS, change_edges, version_key
 from app.errors import Conflict, Invalid
-from app.models import SETTINGS, Status
+from app.models import SETTINGS
 from app.social.statuses import Statuses
 from app.stack.cost import Cost, counted
 from app.stack.mongodb.connection import Database
 from app.stack.mongodb.transaction import Contended
-from app.stack.mongodb.write import insert
+from app.stack.mongodb.write import insert_with_new_id
 from phases.base import Phase
 from phases.delivering.settings import Settings
 from phases.home import newest
@@ -138,11 +138,11 @@ async def test_the_marker_is_there_before_the_status(town: World) -> None:
     await pull(town, "zoe")
     there: list[set[ObjectId]] = []
 
-    async def looked_at(db: Database, status: Status) -> None:
+    async def looked_at(db: Database, name: str, fields: dict[str, Any]) -> None:
         there.append(await marked(town))
-        await insert(db, status)
+        await insert_with_new_id(db, name, fields)
 
-    with patch("app.social.statuses.insert", looked_at):
+    with patch("app.social.statuses.insert_with_new_id", looked_at):
         await town.post("zoe", "hello")
     assert there == [{town.ids["zoe"]}]
 
@@ -194,15 +194,15 @@ async def test_a_repeat_decides_nothing_anew(town: World, first: bool) -> None:
 async def test_a_post_that_takes_longer_than_the_grace_is_still_pulled_or_delivered(town: World, always: bool) -> None:
     await pull(town, "zoe", always)
 
-    async def hangs(db: Database, status: Status) -> None:
+    async def hangs(db: Database, name: str, fields: dict[str, Any]) -> None:
         await another_process(town).change(delivering=[])
         town.pass_grace()
         await another_process(town).change(delivering=[SLUG])
         town.pass_grace()
         await another_process(town).page(town.ids["ann"], phase=SLUG)
-        await insert(db, status)
+        await insert_with_new_id(db, name, fields)
 
-    with patch("app.social.statuses.insert", hangs):
+    with patch("app.social.statuses.insert_with_new_id", hangs):
         status = await town.post("zoe", "hung")
     document = await stored(town, status.id)
     assert (SLUG in document["pending"]) == (not always)
@@ -216,13 +216,13 @@ async def test_a_post_that_outlasts_its_marker_makes_it_anew(town: World) -> Non
     await pull(town, "zoe")
     config = town.stack.config
 
-    async def hangs(db: Database, status: Status) -> None:
+    async def hangs(db: Database, name: str, fields: dict[str, Any]) -> None:
         town.clock.advance(config.timeline_ttl_s + 4 * config.activity_slack_s)
         await another_process(town).sweep()
         assert not await marked(town)
-        await insert(db, status)
+        await insert_with_new_id(db, name, fields)
 
-    with patch("app.social.statuses.insert", hangs):
+    with patch("app.social.statuses.insert_with_new_id", hangs):
         await town.statuses.post(town.ids["zoe"], "hung")
     assert await marked(town) == {town.ids["zoe"]}
 

@@ -241,6 +241,44 @@ MUTANTS: tuple[Mutant, ...] = (
         "if not isinstance(error, UNAVAILABLE):",
         _of(FIXED, "test_a_delivery_that_fails_is_not_the_posters_business"),
     ),
+    Mutant(
+        "a status whose answer is lost was somebody else's",
+        "1 save first",
+        "app.stack.mongodb.write.insert_with_new_id",
+        ' != {"_id": 1}',
+        " != {}",
+        tests=_of("tests/test_mongodb.py", "test_a_status_is_stored_once_however_its_insert_is_answered"),
+        marks="servers",
+    ),
+    Mutant(
+        "a status is acknowledged before a majority has it",
+        "1 save first",
+        "app.stack.mongodb.write.unless_there",
+        'reply.get("writeConcernError")',
+        "None",
+        tests=_of("tests/test_mongodb.py", "test_a_status_that_no_majority_may_have_is_not_acknowledged"),
+        marks="servers",
+    ),
+    Mutant(
+        "the second try of a status begins its time anew",
+        "1 save first",
+        "app.stack.mongodb.write.insert_with_new_id",
+        "with connected.in_time():",
+        "if True:",
+        tests=_of("tests/test_mongodb.py", "test_both_tries_of_a_status_have_one_time_limit"),
+        marks="servers",
+    ),
+    Mutant(
+        "a poster who goes takes the second try along",
+        "1 save first",
+        "app.stack.mongodb.write.insert_with_new_id",
+        "connected.to_its_end(in_time())",
+        "in_time()",
+        tests=_of(
+            "tests/test_mongodb.py", "test_a_status_is_stored_though_its_poster_goes_before_the_connection_breaks"
+        ),
+        marks="servers",
+    ),
     # Rule 3
     Mutant(
         "below the floor nothing is asked",

@@ -17,10 +17,10 @@ from app.clock import id_at
 from app.departures import clear_departures, depart, take_likes_back
 from app.errors import Conflict, Forbidden, NotFound
 from app.inbox.notifications import Notifications
-from app.models import SETTINGS, Account, Audience, Status, StatusRow, like_key
+from app.models import SETTINGS, Account, Audience, StatusRow, like_key
 from app.stack import Addresses
 from app.stack.mongodb.connection import Database
-from app.stack.mongodb.write import insert
+from app.stack.mongodb.write import insert_with_new_id
 from app.stack.outage import UNAVAILABLE
 from app.stack.queue import jobs
 from benchmarks.oracle import Oracle, Told
@@ -849,15 +849,15 @@ class Histories(RuleBasedStateMachine):
         """While its insert hangs, the phases are switched, the grace passes, and everybody reads."""
         self.step("post that hangs")
 
-        async def hangs(db: Database, status: Status) -> None:
+        async def hangs(db: Database, name: str, fields: dict[str, Any]) -> None:
             await self.system.processes[1 - who].timelines.change(delivering=delivering)
             self.clock.advance(self.system.raw.config.grace_s + 2)
             for reader in self.people:
                 await self.system.processes[1 - who].timelines.page(reader, phase=reads)
-            await insert(db, status)
+            await insert_with_new_id(db, name, fields)
 
         text = f"{len(self.oracle.statuses)} hung"
-        with patch("app.social.statuses.insert", hangs):
+        with patch("app.social.statuses.insert_with_new_id", hangs):
             row, _ = self.run(self.system.processes[who].statuses.post(self.person(author), text))
         self.oracle.statuses[row.id] = Told(row.user_id, text, "followers")
         self.tally["posts"] += 1

@@ -117,6 +117,12 @@ class Direct:
 
         return await self.to_its_end(timed())
 
+    async def command(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Return MongoDB's reply to a command, which is not repeated where it may have been carried out. Call it in
+        `to_its_end`.
+        """
+        return await self._database.command(command)
+
     async def upsert(self, collection: str, query: Mapping[str, Any], change: Any) -> dict[str, Any]:
         """Change the document, which is inserted where there is none, and return it when a majority has it. The change
         is made even if its caller is cancelled.

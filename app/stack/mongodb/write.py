@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,7 +12,7 @@ from bson import Timestamp
 from pymongo import ReturnDocument, errors
 
 from app.models import DOCUMENTS
-from app.stack.cost import count_mongodb
+from app.stack.cost import asked_of_mongodb, count_mongodb, sent_to_mongodb
 from app.stack.mongodb.connection import AWAY_CODES, Database, direct
 from app.stack.mongodb.stand_in import is_stand_in
 
@@ -98,11 +98,38 @@ async def insert(database: Database, document: Document) -> Timestamp | None:
         return await direct(database).insert(name, fields)
     except errors.DuplicateKeyError:
         # A primary that steps down says so also of what no majority will ever have, and PyMongo keeps that to itself.
-        reply = await _inserted(database, name, [fields])
+        reply = await _reply_to_insert(database.command, name, [fields])
         if not reply["n"]:
             raise
         stored: Timestamp = reply["operationTime"]
         return stored
+
+
+async def insert_with_new_id(database: Database, name: str, fields: dict[str, Any]) -> Timestamp | None:
+    """Insert a document as `insert` does. Its `_id` is new: where that is there, so is the document.
+
+    So MongoDB need not note that it was inserted, as it does for its driver, which may repeat a write. The note is a
+    second document to write.
+    """
+    if is_stand_in(database):
+        await database[name].insert_one(fields)
+        return None
+    asked_of_mongodb()
+    connected = direct(database)
+
+    async def send(command: dict[str, Any]) -> Mapping[str, Any]:
+        sent_to_mongodb()
+        return await connected.command(command)
+
+    async def in_time() -> Mapping[str, Any]:
+        with connected.in_time():
+            return await _reply_to_insert(send, name, [fields])
+
+    reply = await connected.to_its_end(in_time())
+    if not reply["n"] and (taken := reply["writeErrors"][0])["keyPattern"] != {"_id": 1}:
+        raise errors.DuplicateKeyError(taken["errmsg"], DUPLICATE_KEY, taken)
+    stored: Timestamp = reply["operationTime"]
+    return stored
 
 
 async def insert_missing(database: Database, name: str, documents: list[dict[str, Any]]) -> None:
@@ -116,22 +143,27 @@ async def insert_missing(database: Database, name: str, documents: list[dict[str
         except errors.BulkWriteError as error:
             unless_there(error.details or {})
         return
-    await _inserted(database, name, documents)
+    await _reply_to_insert(database.command, name, documents)
 
 
-async def _inserted(database: Database, name: str, documents: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """Return MongoDB's reply to an insert of which a majority has what is there now, whoever inserted it."""
+async def _reply_to_insert(
+    send: Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]], name: str, documents: list[dict[str, Any]]
+) -> Mapping[str, Any]:
+    """Send an insert, and return MongoDB's reply once a majority has what is there now, whoever inserted it."""
     command = {"insert": name, "documents": documents, "ordered": False, "writeConcern": {"w": "majority"}}
 
     async def reply() -> Mapping[str, Any]:
-        said: Mapping[str, Any] = await database.command(command)
+        said = await send(command)
         unless_there(said)
         return said
 
     try:
         return await reply()
-    except errors.AutoReconnect:  # once more, as the driver does with its own writes
-        return await reply()
+    except (errors.AutoReconnect, errors.OperationFailure) as error:
+        away = isinstance(error, errors.AutoReconnect | errors.WriteConcernError) or error.code in AWAY_CODES
+        if error.timeout or not away:
+            raise
+        return await reply()  # once more, as the driver does with its own writes
 
 
 async def grown(
