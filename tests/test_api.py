@@ -33,7 +33,7 @@ from app.stack.cost import counted
 from app.stack.queue import DeliveryQueue, QueueDown
 from app.web import EXPORTS, api, create_app, export, health, sampled, schemas
 from app.web.api import OPERATIONS
-from app.web.api_operation import Call, Operation
+from app.web.api_operation import Call, Operation, Reply, routes_of
 from phases import DEFAULT, PHASES
 from phases.p2_push import PUSH
 from phases.p4_cache import CACHE
@@ -1202,8 +1202,26 @@ async def test_too_many_changes() -> None:
         await bob.post("somebody else")
 
 
-async def test_a_status_that_is_refused_is_neither_counted_nor_marked() -> None:
-    """By the count of what is posted phase 6 decides for everybody; what is posted again is counted once."""
+async def test_who_is_no_administrator_has_nothing_prepared_for_them() -> None:
+    async def prepare(call: Call) -> object:
+        raise AssertionError
+
+    async def change(call: Call) -> Reply:
+        return Reply(204)
+
+    change_all = Operation("POST", "/api/v1/all", "Change all", change, {204: None}, auth="admin", prepare=prepare)
+    async with opened(Config.from_environment({})) as (nobody, app):
+        app.router.routes[:0] = routes_of([change_all])
+        ann = await nobody.person("ann")
+        await ann("GET", "/me")  # remembered by now
+        await ann("POST", "/all", 403)
+
+
+async def test_a_status_that_is_refused_is_neither_counted_nor_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the count of what is posted phase 6 decides for everybody; what is posted again is counted once. It has been
+    prepared when it is refused.
+    """
+    monkeypatch.setattr(Accounts, "good_versions", _taking_turns(Accounts.good_versions))
     async with opened(Config.from_environment({}, writes_per_minute=2)) as (nobody, app):
         ann, bob = await nobody.person("ann"), await nobody.person("bob")
         timelines: Timelines = app.state.services.timelines
@@ -1246,13 +1264,13 @@ async def test_a_change_that_is_not_answered_in_time_may_have_been_made(
     ann: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever simply repeats it posts twice."""
-    post = Statuses.post
+    store = Statuses.store
 
     async def too_late(*args: Any, **options: Any) -> None:
-        await post(*args, **options)
+        await store(*args, **options)
         raise OutOfTime("a request has waited for 5 s")
 
-    monkeypatch.setattr(Statuses, "post", too_late)
+    monkeypatch.setattr(Statuses, "store", too_late)
     key = {"Idempotency-Key": "1"}
     refused = await ann("POST", "/statuses", 503, json={"text": "hello"}, headers=key)
     assert int(refused.headers["retry-after"]) >= 1

@@ -1,9 +1,9 @@
 """Statuses: posting, deleting and liking them, and those of one author."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from bson import ObjectId
@@ -19,7 +19,7 @@ from app.stack.mongodb.transaction import Transaction, transaction
 from app.stack.mongodb.write import insert_with_new_id
 from app.text import checked, mentions
 from app.watch.metrics import POSTS
-from phases.delivering.outbox import Defer, Outbox, Trace, at_once
+from phases.delivering.outbox import Defer, Outbox, Owed, Trace, at_once
 from phases.home.newest import Newest
 from phases.home.page import Filling
 
@@ -32,6 +32,14 @@ T = TypeVar("T")
 def checked_text(text: str) -> str:
     """Return a status's text, trimmed. Raises Invalid."""
     return checked("text", text, TEXT_LIMIT)
+
+
+class Prepared(NamedTuple):
+    """A status that is ready to be stored. `document`: all of it but the id. `began_s`: when this began."""
+
+    owed: Owed
+    document: Mapping[str, Any]
+    began_s: float
 
 
 class Statuses:
@@ -50,16 +58,15 @@ class Statuses:
         idempotency_key: str | None = None,
         trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
         defer: Defer = at_once,
-        before_insert: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[StatusRow, bool]:
-        """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
-        not by an earlier try.
+        """Prepare a status, and store it. Raises what either does."""
+        return await self.store(await self.prepare(author, text, audience, idempotency_key), trace, defer)
 
-        `text` is trimmed and checked by `checked_text`. `trace` is told what the poster waited for: the insert (STORED)
-        and each consumer. `defer`: hands over to consumers that only queue, at once or after the answer.
-        `before_insert`: is awaited before anything is stored; what it raises ends the post. Raises Invalid, Conflict
-        for a key that was used for another status, and NoAccount for one of an author who has deleted their account
-        meanwhile.
+    async def prepare(
+        self, author: ObjectId, text: str, audience: Audience = "followers", idempotency_key: str | None = None
+    ) -> Prepared:
+        """Make a status ready to be stored, and write nothing. `text` is trimmed and checked by `checked_text`. Raises
+        Invalid.
         """
         began_s = perf_counter()
         text = checked_text(text)
@@ -73,36 +80,53 @@ class Statuses:
             pulled=owed.pulled or None,
             idempotency_key=key,
         )
-        if before_insert:
-            await before_insert()
-        if owed.pulled:
-            owed = await self._outbox.marked(author, owed)
-            status.pending, status.pulled = list(owed.consumers) or None, owed.pulled or None
-        status.id = id = self._clock.new_id()  # none is older by its id than it has to be
-        row, created = StatusRow(id, author, text, audience), True
+        return Prepared(owed, status.model_dump(by_alias=True, exclude={"id"}, exclude_none=True), began_s)
+
+    async def store(
+        self,
+        prepared: Prepared,
+        trace: Trace = lambda _status, _what, _began_s, _ended_s: None,
+        defer: Defer = at_once,
+    ) -> tuple[StatusRow, bool]:
+        """Store a status (by a majority) first, deliver it second (rule 1). Return it, and whether it was created now,
+        not by an earlier try.
+
+        `trace` is told what the poster waited for: the insert (STORED) and each consumer. `defer`: hands over to
+        consumers that only queue, at once or after the answer. Raises Conflict for a key that was used for another
+        status, and NoAccount for one of an author who has deleted their account meanwhile.
+        """
+        owed, document, author = prepared.owed, dict(prepared.document), prepared.document["user_id"]
+        if owed.pulled and not (owed := await self._outbox.marked(author, owed)).pulled:
+            del document["pulled"]
+            if owed.consumers:
+                document["pending"] = list(owed.consumers)
+        document = {"_id": self._clock.new_id(), **document}  # none is older by its id than it has to be
+        row, created = StatusRow.of(document), True
         try:
-            stored = await insert_with_new_id(self._db, "statuses", status.model_dump(by_alias=True, exclude_none=True))
+            stored = await insert_with_new_id(self._db, "statuses", document)
         except DuplicateKeyError:
-            assert key, "ids are unique"
-            row, created = await self._posted_before(author, text, audience, key), False
+            assert "idempotency_key" in document, "ids are unique"
+            row, created = await self._posted_before(document), False
         else:
             await self._outbox.stored(row.id, stored)
         self._stack.bus.tell(Hint("posted", author, row.id))
-        trace(row, STORED, began_s, perf_counter())
+        trace(row, STORED, prepared.began_s, perf_counter())
         await self._outbox.posted(row, owed, again=not created, trace=trace, defer=defer)
         if created:
             POSTS.inc()
         return row, created
 
-    async def _posted_before(self, author: ObjectId, text: str, audience: Audience, key: str) -> StatusRow:
-        document = await self._db["statuses"].find_one({"idempotency_key": key, "user_id": author})
+    async def _posted_before(self, again: Mapping[str, Any]) -> StatusRow:
+        """Return the status that its author has posted with the same key."""
+        author = again["user_id"]
+        document = await self._db["statuses"].find_one({"idempotency_key": again["idempotency_key"], "user_id": author})
         if document is None:
             raise NoAccount(author)
         own_like = await self._db["likes"].find_one({"_id": like_key(author, document["_id"])})
         row = StatusRow.of(document, you_like=own_like is not None)
         if row.audience is None:
             raise Conflict("The status that was posted with this key has been deleted.")
-        if (row.text, row.audience) != (text, audience):
+        if (row.text, row.audience) != (again["text"], again["audience"]):
             raise Conflict("Another status was posted with this key.")
         return row
 

@@ -23,7 +23,7 @@ from app.live.talk import MOST_OTHERS
 from app.models import Person, User
 from app.social.people import People, PeoplePage
 from app.social.relations import Relations
-from app.social.statuses import Statuses
+from app.social.statuses import Prepared, Statuses
 from app.stack.cost import counted
 from app.web import openapi, schemas
 from app.web.api_operation import Call, Operation, Reply, admitted, bearer_token, routes_of
@@ -164,16 +164,14 @@ def people(use_case: Callable[..., Awaitable[PeoplePage]]) -> Callable[[Call], A
 # Statuses
 
 
-async def post(call: Call) -> Reply:
+async def prepare_post(call: Call) -> Prepared:
     asked: schemas.NewStatus = call.body
-    row, created = await call.services.statuses.post(
-        call.me.id,
-        asked.text,
-        asked.audience,
-        call.headers.idempotency_key,
-        defer=call.services.afterwards.do,
-        before_insert=call.entered,
-    )
+    key: str | None = call.headers.idempotency_key
+    return await call.services.statuses.prepare(call.me.id, asked.text, asked.audience, key)
+
+
+async def post(call: Call) -> Reply:
+    row, created = await call.services.statuses.store(call.prepared, defer=call.services.afterwards.do)
     location = {"Location": f"{PREFIX}/statuses/{row.id}"}
     return Reply(201 if created else 200, schemas.status(row, call.people), location)
 
@@ -513,7 +511,7 @@ OPERATIONS: tuple[Operation, ...] = (  # those that are asked for most come firs
     ),
     Operation(
         "POST", "/statuses", "Post a status", post, {201: schemas.Status, 200: schemas.Status},
-        body=schemas.NewStatus, headers=schemas.PostHeaders, shows_caller=True, prepares=True,
+        body=schemas.NewStatus, headers=schemas.PostHeaders, shows_caller=True, prepare=prepare_post,
         refusals={409: "The same Idempotency-Key came with another body."},
     ),
     Operation("GET", "/statuses/{id}", "A status", status, {200: schemas.Status}, refusals=NO_STATUS),

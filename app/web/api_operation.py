@@ -37,7 +37,7 @@ QUERIES_KEPT = 256
 
 # Turns of the event loop from the beginning of a look-up until it is sent, as measured. Whatever is ready to run before
 # would delay it, instead of filling the time until MongoDB answers.
-TURNS_UNTIL_SENT = 4
+TURNS_UNTIL_SENT = 3
 
 Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as everywhere
 
@@ -46,8 +46,8 @@ Auth = Literal["none", "person", "admin", "ticket"]  # a ticket, or a token as e
 class Call:
     """A request whose parts have been checked.
 
-    `body`, `query` and `headers` are the models of its operation. `versions`: those of the caller, where the answer has
-    looked them up.
+    `body`, `query` and `headers` are the models of its operation, and `prepared` is what it has prepared. `versions`:
+    those of the caller, where the answer has looked them up.
     """
 
     request: Request
@@ -58,7 +58,7 @@ class Call:
     admission: Admission | None = None  # to a stream
     versions: Versions | None = None
     people: Mapping[ObjectId, Person] = field(default_factory=dict)  # the caller, where the answer shows them
-    entering: "asyncio.Task[None] | None" = None  # where the change is prepared meanwhile
+    prepared: Any = None
 
     @cached_property
     def services(self) -> Services:
@@ -72,13 +72,6 @@ class Call:
     @cached_property
     def token(self) -> str:
         return bearer_token(self.request) or ""
-
-    async def entered(self) -> None:
-        """Return once the caller is known to be who their token says, and may make one more change. Raises what is
-        wrong with them.
-        """
-        if self.entering:
-            await asyncio.shield(self.entering)
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,9 @@ class Operation:
 
     `answers`: what success looks like, by status. `refusals`: why it may fail, beyond what follows from the rest.
     `hashes`: it takes its time, and whoever waits for that has no deadline. `shows_caller`: the answer shows the
-    caller's name. `finds_versions`: it looks up the caller's versions for the answer. `prepares`: it prepares a change
-    while the caller's token is looked up, and makes it after `Call.entered`. `takes`: the media type of a body that it
-    reads itself. `sends`: the media types of its answer, where that is no JSON.
+    caller's name. `finds_versions`: it looks up the caller's versions for the answer. `prepare`: makes what `call` then
+    finds in `Call.prepared`, and changes nothing: the token may still be looked up. `takes`: the media type of a body
+    that it reads itself. `sends`: the media types of its answer, where that is no JSON.
     """
 
     method: str
@@ -125,7 +118,7 @@ class Operation:
     hashes: bool = False
     shows_caller: bool = False
     finds_versions: bool = False
-    prepares: bool = False
+    prepare: Callable[[Call], Awaitable[object]] | None = None
     takes: str | None = None
     sends: Sequence[str] = ()
 
@@ -157,7 +150,7 @@ class Operation:
                 return await self._reply_at_versions(call, known)
             with joined():
                 return await _if(_signed_in(request), self._reply(call))
-        if self.prepares and (known := call.services.accounts.remembered(call.token)):
+        if self.auth == "person" and self.prepare and (known := call.services.accounts.remembered(call.token)):
             return await self._reply_once_entered(call, known)
         if self.auth != "none":
             await self._enter(call)
@@ -191,18 +184,14 @@ class Operation:
         What is wrong with the call is told to nobody before.
         """
         call.account = known.account
-        call.entering = entering = asyncio.create_task(self._enter(call))
-        try:
+
+        async def prepared() -> None:
             for _ in range(TURNS_UNTIL_SENT):
                 await asyncio.sleep(0)
-            try:
-                return await self._reply(call)
-            except Exception:
-                await call.entered()
-                raise
-        finally:
-            if entering.cancel():
-                await asyncio.wait([entering])
+            await self._prepare(call)
+
+        await _if(self._enter(call), prepared())
+        return await self._call(call)
 
     async def _reply_at_versions(self, call: Call, known: Holder) -> Response:
         """Make the answer to somebody remembered. The versions that it has looked up say whether the token is good.
@@ -220,6 +209,11 @@ class Operation:
         return reply
 
     async def _reply(self, call: Call) -> Response:
+        await self._prepare(call)
+        return await self._call(call)
+
+    async def _prepare(self, call: Call) -> None:
+        """Read what the call says, and prepare its change."""
         request = call.request
         if self.query:
             call.query = _query(self.query, request.scope["query_string"])
@@ -227,17 +221,21 @@ class Operation:
             call.headers = _parsed(self.headers, _own_headers(self.headers, request))
         if self.body:
             call.body = _parsed(self.body, await _json(request))
+        if self.prepare:
+            call.prepared = await in_time(request, self.prepare(call))
+
+    async def _call(self, call: Call) -> Response:
         # it hashes a password, waits for a picture or opens a stream, which take their time
         unlimited = self.hashes or self.auth in ("none", "ticket")
-        reply = await (self.call(call) if unlimited else in_time(request, self.call(call)))
+        reply = await (self.call(call) if unlimited else in_time(call.request, self.call(call)))
         if isinstance(reply, Response):
             return reply
         assert reply.status in self.answers, f"{self.method} {self.path} does not document {reply.status}"
         return reply.response()
 
 
-async def _if(signed_in: Awaitable[Account], answer: Coroutine[Any, Any, T]) -> T:
-    """Make the answer while the token of somebody remembered is looked up, and return it.
+async def _if(signed_in: Awaitable[object], answer: Coroutine[Any, Any, T]) -> T:
+    """Make the answer, or prepare it, while the token of somebody remembered is looked up, and return it.
 
     It is given to nobody before the token is known to be good.
     """

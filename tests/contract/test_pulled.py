@@ -1,6 +1,7 @@
 """Phase 6: what says `pulled` is delivered to nobody and missing to nobody (rule 9); and whose statuses say so."""
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -509,6 +510,17 @@ async def test_what_cannot_be_marked_for_now_is_delivered(town: World) -> None:
     assert SLUG in document["pending"]
     await town.drain()
     assert await holds(town, "ann", status.id) is True
+
+
+async def test_what_is_prepared_can_be_stored_again_and_is_marked_or_delivered_anew(town: World) -> None:
+    await pull(town, "zoe")
+    prepared = await town.statuses.prepare(town.ids["zoe"], "hello")
+    documents = []
+    for refused in (Contended, Contended, None):
+        with patch.object(markers, "change_edges", side_effect=refused) if refused else nullcontext():
+            status, _ = await town.statuses.store(prepared)
+        documents.append(await stored(town, status.id))
+    assert [(SLUG in d.get("pending", ()), "pulled" in d) for d in documents] == [(True, False)] * 2 + [(False, True)]
 
 
 # The rule

@@ -66,6 +66,7 @@ def _of(file: str, *tests: str) -> tuple[str, ...]:
 
 
 LOOK_UP = "            look = await self._look(start)\n"  # in `Reading.page`
+ENTERED = "        await _if(self._enter(call), prepared())\n"  # in `_reply_once_entered`
 # In `Relations.follow`
 LIMIT = '        limit, event = self._config.following_limit, self._outbox.event("follow", reader, followee)\n'
 UNLESS_REFUSED = (
@@ -539,7 +540,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status names no consumer that owes it",
         "5 outbox",
-        "app.social.statuses.Statuses.post",
+        "app.social.statuses.Statuses.prepare",
         "pending=list(owed.consumers) or None,",
         "pending=None,",
         _of(RULES, "test_pending_is_read_first_and_empty_when_the_worker_has_been"),
@@ -688,7 +689,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "others are told of a late status before those who have read the backlog",
         "10 backlog",
-        "app.social.statuses.Statuses.post",
+        "app.social.statuses.Statuses.store",
         "            await self._outbox.stored(row.id, stored)\n",
         '            self._stack.bus.tell(Hint("posted", author, row.id))\n'
         "            await self._outbox.stored(row.id, stored)\n",
@@ -1027,7 +1028,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the same key posts what it says now",
         "6 idempotency",
         "app.social.statuses.Statuses._posted_before",
-        "if (row.text, row.audience) != (text, audience):",
+        'if (row.text, row.audience) != (again["text"], again["audience"]):',
         "if False:",
         _of(RULES, "test_the_same_key_posts_once"),
     ),
@@ -2844,18 +2845,34 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a status is stored while its author's token is looked up",
         "the door",
-        "app.social.statuses.Statuses.post",
-        "await before_insert()",
-        "pass",
+        "app.web.api_operation.Operation._reply_once_entered",
+        ENTERED,
+        "        await self._prepare(call)\n        await self._call(call)\n        await self._enter(call)\n",
         _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
+    ),
+    Mutant(
+        "what is prepared for administrators is done for everybody",
+        "the door",
+        "app.web.api_operation.Operation._answer",
+        'self.auth == "person" and self.prepare',
+        "self.prepare",
+        _of(API, "test_who_is_no_administrator_has_nothing_prepared_for_them"),
     ),
     Mutant(
         "a status that is refused marks its author",
         "the door",
-        "app.social.statuses.Statuses.post",
-        "        if before_insert:\n            await before_insert()\n",
-        tests=_of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
-        behind="            status.pending, status.pulled = list(owed.consumers) or None, owed.pulled or None\n",
+        "app.social.statuses.Statuses.prepare",
+        "        status = Status(",
+        "        owed = await self._outbox.marked(author, owed)\n        status = Status(",
+        _of(API, "test_a_status_that_is_refused_is_neither_counted_nor_marked"),
+    ),
+    Mutant(
+        "what is prepared is changed where its author cannot be marked",
+        "9 delivered or pulled",
+        "app.social.statuses.Statuses.store",
+        "dict(prepared.document)",
+        "prepared.document",
+        _of(PULLED, "test_what_is_prepared_can_be_stored_again_and_is_marked_or_delivered_anew"),
     ),
     Mutant(
         "what is posted again is counted again",
@@ -2869,8 +2886,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what is wrong with a status is told before its author is known",
         "the door",
         "app.web.api_operation.Operation._reply_once_entered",
-        "await call.entered()",
-        "pass",
+        ENTERED,
+        "        await self._prepare(call)\n        await self._enter(call)\n",
         _of(API, "test_what_is_ready_before_the_token_is_known_to_be_over"),
     ),
     Mutant(
@@ -4409,7 +4426,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a stream is refused while others are read",
         "live",
-        "app.web.api_operation.Operation._reply",
+        "app.web.api_operation.Operation._call",
         'self.auth in ("none", "ticket")',
         'self.auth == "none"',
         _of(WIRE, "test_who_opens_a_stream_waits_for_others_who_are_read"),
