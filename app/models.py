@@ -244,8 +244,8 @@ class EdgeVersion(Document):
     person's tokens was given out or ended.
 
     They stand among the statuses, whose index `pending` so answers all that a page looks at: what is pending, what has
-    changed, and these. A look is one `find`, which costs MongoDB a third less than one of three parts. `pending`: the
-    tag alone. `user_id`: nobody's, so no author has them, and they have a shard key.
+    changed, and these. A look is one `find`, which takes a quarter less time than an aggregate of three parts.
+    `pending`: the tag alone. `user_id`: nobody's, so no author has them, and they have a shard key.
     """
 
     id: str = Field(alias="_id")  # type: ignore[assignment]
