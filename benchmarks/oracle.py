@@ -73,8 +73,6 @@ class Oracle(Generic[Id]):
         """
         oracle = cls()
         for row in documents.get("statuses", ()):
-            if "deleted" not in row:  # versions of a reader
-                continue
             audience, deleted = row.get("audience") or "", row["deleted"]
             oracle.statuses[row["_id"]] = Told(row["user_id"], row.get("text") or "", audience, deleted)
         oracle.follows |= {(row["follower"], row["followee"]) for row in documents.get("follows", ())}

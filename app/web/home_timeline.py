@@ -18,7 +18,7 @@ from app.web.done import done
 from app.web.measured_page import Compared, MeasuredPage, compared, measured
 from app.web.problems import problem_of
 from app.web.render import render
-from app.web.request import address, before_of, changing, idempotency_key, reader_of, to
+from app.web.request import address, before_of, changing, id_of, idempotency_key, to
 from app.web.session import field, posted
 from app.web.state import services
 from phases.home.page import Page
@@ -152,7 +152,7 @@ async def post(request: Request, me: Account) -> Response:
 
 
 async def show_status(request: Request, me: Account) -> Response:
-    by_id = partial(services(request).statuses.by_id, me.id, reader_of(request))
+    by_id = partial(services(request).statuses.by_id, me.id, id_of(request))
     row, author = await services(request).people.shown_on(await by_id(), by_id, lambda row: [row.user_id])
     return render(
         request,
@@ -166,17 +166,17 @@ async def show_status(request: Request, me: Account) -> Response:
 
 async def like(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).statuses.like(me.id, reader_of(request))
+    await services(request).statuses.like(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def unlike(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).statuses.unlike(me.id, reader_of(request))
+    await services(request).statuses.unlike(me.id, id_of(request))
     return to(field(form, "next"))
 
 
 async def delete(request: Request, me: Account) -> Response:
     form = await changing(request, me)
-    await services(request).statuses.delete(me.id, reader_of(request))
+    await services(request).statuses.delete(me.id, id_of(request))
     return done(request, field(form, "next"), "deleted")

@@ -107,7 +107,7 @@ def before_of(request: Request) -> ObjectId | None:
     return None if text is None else id_in_text(text, "There is no such page.")
 
 
-def reader_of(request: Request) -> ObjectId:
+def id_of(request: Request) -> ObjectId:
     return id_in_text(request.path_params["id"], "There is no such status, or you may not see it.")
 
 

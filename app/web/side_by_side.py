@@ -16,7 +16,7 @@ from app.web.delivery import Watch, Watches, watch_delivery, watch_stored
 from app.web.live import stream
 from app.web.measured_page import MeasuredPage, compared, in_every_phase
 from app.web.render import fragment, render
-from app.web.request import changing, idempotency_key, reader_of, to
+from app.web.request import changing, id_of, idempotency_key, to
 from app.web.session import field
 from app.web.state import services
 
@@ -192,7 +192,7 @@ async def _watch(request: Request, me: Account) -> Watch:
 
     To run a system is no right to read along.
     """
-    here, id, author = services(request), reader_of(request), me.id
+    here, id, author = services(request), id_of(request), me.id
     if here.stack.config.demo and (stored := await here.stack.db["statuses"].find_one({"_id": id}, {"user_id": 1})):
         author = stored["user_id"]
     status = await here.statuses.by_id(author, id)
